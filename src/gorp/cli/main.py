@@ -1,0 +1,80 @@
+"""The ``gorp`` command: lists the commands, loads the one that was asked for, and turns errors into exit codes.
+
+Exit codes: 0 done, 1 failed, 2 bad input, 3 forgetting budget exceeded.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Annotated, NoReturn
+
+import typer
+
+from gorp import __version__
+from gorp.errors import GorpError
+
+#: Each command's line in ``gorp --help``. Its module ``gorp.cli.<name>`` has the function ``command``, and is imported only when
+#: that command runs: naming the commands must not cost importing torch.
+COMMANDS: dict[str, str] = {
+    "demo": "Teach the built-in model five tasks with three methods; compare.",
+    "run": "Learn a whole stream of tasks, or go on with an interrupted run.",
+    "learn": "Teach a finished run one more task.",
+    "evaluate": "Score a run on its tasks, or on other rows.",
+    "report": "Write report.html from one or more runs.",
+    "inspect": "Print what a run protects, layer by layer.",
+    "data": "List streams and benchmarks; check data before training on it.",
+}
+
+
+def build_app(invoked: str | None) -> typer.Typer:
+    """Return the application with the command ``invoked`` loaded and the others known by name and summary only."""
+    app = typer.Typer(
+        name="gorp",
+        help="Fine-tune one language model on task after task, and know what it keeps.",
+        add_completion=False,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(epilog="Start with:  gorp demo --out runs/demo")(_root_options)
+    for name, summary in COMMANDS.items():
+        function: Callable[..., object] = import_module(f"gorp.cli.{name}").command if name == invoked else _unloaded
+        app.command(name, short_help=summary)(function)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run ``gorp`` with ``arguments`` (default: those of the process) and exit; a known error becomes one line on stderr."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    invoked = next((argument for argument in given if not argument.startswith("-")), None)
+    try:
+        build_app(invoked)(args=given, prog_name="gorp")
+    except GorpError as error:
+        _fail(str(error), error.exit_code)
+    except OSError as error:  # a full disk, a folder that may not be written: nothing a traceback would explain
+        _fail(str(error), GorpError.exit_code)
+    sys.exit(0)
+
+
+def _fail(message: str, exit_code: int) -> NoReturn:
+    typer.echo(f"gorp: {message}", err=True)
+    sys.exit(exit_code)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"gorp {__version__}")
+        raise typer.Exit
+
+
+def _root_options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of ``gorp`` itself, before the command's name."""
+
+
+def _unloaded() -> None:
+    """Stand in for a command that was not asked for; it is listed, never run."""
