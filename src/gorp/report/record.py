@@ -1,0 +1,236 @@
+"""The record of a run: what was learnt, what was kept, at what cost. Saved as ``record.json`` in the run folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from gorp import metrics
+from gorp.errors import InputError
+from gorp.report.files import write_text_atomically
+
+FORMAT_VERSION = 1
+RECORD_FILE = "record.json"
+SUMMARY_KEYS = ("AP", "BWT", "FWT", "forgetting")
+
+Matrix = list[list[float | None]]
+
+
+class _Part(BaseModel):
+    """Unknown keys are errors; NaN and infinity survive the trip through JSON as strings."""
+
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="strings", validate_assignment=True)
+
+
+class LayerMeter(_Part):
+    """What one layer changed at one stage and how full its gradient space is afterwards.
+
+    Attributes:
+        leak: ``||D S|| / ||D||`` of the effective fp32 weight's change D against every column S kept before the
+            stage; None before anything is kept.
+        leak_bound: what ``leak`` may be at most, the bound of fp32 arithmetic divided by ``||D||``.
+        stored_leak: the same for the weight as it is stored (for example bf16).
+        drift: per earlier task, ``||D X|| / (||D|| ||X||)`` on held-out inputs X of that task.
+        coverage: per earlier task, the share of X's energy that S covers, 0 to 1.
+        rank, width: columns in use and size of the layer's input space.
+        output_rank, output_width: the same for the output side; 0 where it is not kept.
+        cap: the most columns the input space may hold.
+        frozen: whether the layer no longer learns because its space is full.
+    """
+
+    leak: float | None = None
+    leak_bound: float | None = None
+    stored_leak: float | None = None
+    drift: dict[str, float] = Field(default_factory=dict)
+    coverage: dict[str, float] = Field(default_factory=dict)
+    rank: int = Field(0, ge=0)
+    width: int = Field(0, ge=0)
+    output_rank: int = Field(0, ge=0)
+    output_width: int = Field(0, ge=0)
+    cap: int = Field(0, ge=0)
+    frozen: bool = False
+
+    @property
+    def leaks(self) -> bool:
+        """Whether the leak lies above its bound; NaN counts as a leak."""
+        return self.leak is not None and self.leak_bound is not None and not self.leak <= self.leak_bound
+
+    @property
+    def fullness(self) -> float:
+        """Share of the cap in use, 0 to 1; 0 where nothing may be kept."""
+        return self.rank / self.cap if self.cap else 0.0
+
+    @property
+    def worst_drift(self) -> float | None:
+        """The largest drift over the earlier tasks; None where none was measured."""
+        return max(self.drift.values(), default=None)
+
+
+class Stage(_Part):
+    """One task learnt, and every task evaluated afterwards.
+
+    Attributes:
+        scores: score of task j in percent after this stage, None where not measured. May be shorter than
+            the run's tasks: a task that joined later was not measured here.
+        seconds: wall-clock time by part: ``train``, ``evaluate``, ``memory``.
+        skipped_steps: optimizer steps skipped because a loss or gradient was not finite.
+        skipped_refreshes: refreshes of full-rank directions skipped because nothing but noise was left.
+        layers: one meter per layer that learns, by dotted module name.
+        train_loss: (step, loss) pairs as logged.
+    """
+
+    index: int = Field(ge=0)
+    task: str
+    scores: list[float | None] = Field(default_factory=list)
+    seconds: dict[str, float] = Field(default_factory=dict)
+    steps: int = Field(0, ge=0)
+    skipped_steps: int = Field(0, ge=0)
+    skipped_refreshes: int = Field(0, ge=0)
+    layers: dict[str, LayerMeter] = Field(default_factory=dict)
+    train_loss: list[tuple[int, float]] = Field(default_factory=list)
+
+
+class RunRecord(_Part):
+    """Everything a run has to say about itself.
+
+    ``stages`` grows by one entry per task learnt; a method that learns all tasks at once (``joint``) either has
+    one stage per task with scores only in the last, or a single stage whose scores cover every task.
+    """
+
+    format_version: Literal[1] = 1
+    name: str
+    method: str
+    model: str
+    stream: str
+    tasks: list[str]
+    seed: int = 0
+    zero_shot: list[float | None] = Field(default_factory=list)
+    stages: list[Stage] = Field(default_factory=list)
+    config: dict[str, Any] = Field(default_factory=dict)
+    environment: dict[str, Any] = Field(default_factory=dict)
+    finished: bool = False
+
+    @model_validator(mode="after")
+    def _rows_fit_the_tasks(self) -> RunRecord:
+        for row_name, row in [("zero_shot", self.zero_shot)] + [
+            (f"stages.{position}.scores", stage.scores) for position, stage in enumerate(self.stages)
+        ]:
+            if len(row) > len(self.tasks):
+                raise ValueError(f"{row_name} has {len(row)} scores for {len(self.tasks)} tasks")
+        return self
+
+    @property
+    def matrix(self) -> Matrix:
+        """``matrix[i][j]``: score in percent of task j after stage i, None where not measured."""
+        return [self._padded(stage.scores) for stage in self.stages]
+
+    @property
+    def zero_shot_row(self) -> list[float | None]:
+        """Scores before any learning, one entry per task."""
+        return self._padded(self.zero_shot)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Wall-clock seconds by part, summed over the stages."""
+        total: dict[str, float] = {}
+        for stage in self.stages:
+            for part, seconds in stage.seconds.items():
+                total[part] = total.get(part, 0.0) + seconds
+        return total
+
+    def summary(self) -> dict[str, float | None]:
+        """AP, BWT, FWT and forgetting in percent; None where the record does not define the figure."""
+        return summarise(self.matrix, self.zero_shot_row)
+
+    def comparable(self) -> dict[str, Any]:
+        """The deterministic part as plain JSON values: equal for two runs of the same configuration.
+
+        Left out: the name (a label), the environment, every duration.
+        """
+        plain: dict[str, Any] = self.model_dump(mode="json", exclude={"name", "environment"})
+        for stage in plain["stages"]:
+            del stage["seconds"]
+        return plain
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the record to a file, or to ``record.json`` in a folder, atomically.
+
+        Raises ``GorpError`` naming the file when it cannot be written.
+        """
+        return write_text_atomically(record_path(path), self.model_dump_json(indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> RunRecord:
+        """Read a record from its file or from the run folder that holds it.
+
+        Raises ``InputError`` naming the file, and the key where one is wrong.
+        """
+        file = record_path(path)
+        plain = _read_object(file)
+        _check_version(file, plain)
+        try:
+            return cls.model_validate(plain)
+        except ValidationError as error:
+            raise InputError(f"{file}: {_first_problem(error)}") from error
+
+    def _padded(self, row: list[float | None]) -> list[float | None]:
+        return row + [None] * (len(self.tasks) - len(row))
+
+
+def record_path(path: str | os.PathLike[str]) -> Path:
+    """The record file of a run folder; any other path is taken as the file itself."""
+    given = Path(path)
+    return given / RECORD_FILE if given.is_dir() else given
+
+
+def summarise(matrix: Matrix, zero_shot: list[float | None]) -> dict[str, float | None]:
+    """The four figures of an accuracy matrix, None where undefined.
+
+    Args:
+        matrix: ``matrix[i][j]``, score in percent of task j after stage i.
+        zero_shot: score of each task before any learning.
+    """
+    return {
+        "AP": metrics.average_performance(matrix),
+        "BWT": metrics.backward_transfer(matrix),
+        "FWT": metrics.forward_transfer(matrix, zero_shot),
+        "forgetting": metrics.forgetting(matrix),
+    }
+
+
+def _read_object(file: Path) -> Mapping[str, Any]:
+    try:
+        plain = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{file}: no such record; give a run folder or its {RECORD_FILE}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: byte {error.start} is not UTF-8; the record is damaged") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{file}:{error.lineno}: not valid JSON ({error.msg}); the record is damaged") from error
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror or error})") from error
+    if not isinstance(plain, dict):
+        raise InputError(f"{file}: expected a JSON object, found {type(plain).__name__}")
+    return plain
+
+
+def _check_version(file: Path, plain: Mapping[str, Any]) -> None:
+    version = plain.get("format_version")
+    if version is None:
+        raise InputError(f"{file}: key 'format_version' is missing; this is not a record of a run")
+    if version != FORMAT_VERSION:
+        raise InputError(f"{file}: key 'format_version' is {version!r}; this version of gorp reads {FORMAT_VERSION}")
+
+
+def _first_problem(error: ValidationError) -> str:
+    problems = error.errors(include_url=False, include_context=False)
+    first = problems[0]
+    key = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    rest = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return (f"key '{key}': " if key else "") + message + rest
