@@ -13,8 +13,8 @@ import typer
 from gorp import __version__
 from gorp.errors import GorpError
 
-#: Each command's line in ``gorp --help``. Its module ``gorp.cli.<name>`` has the function ``command``, and is imported only when
-#: that command runs: naming the commands must not cost importing torch.
+#: Each command's line in ``gorp --help``. Its module ``gorp.cli.<name>`` has the function ``command``, and is
+#: imported only when that command runs: naming the commands must not cost importing torch.
 COMMANDS: dict[str, str] = {
     "demo": "Teach the built-in model five tasks with three methods; compare.",
     "run": "Learn a whole stream of tasks, or go on with an interrupted run.",
@@ -45,7 +45,7 @@ def build_app(invoked: str | None) -> typer.Typer:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run ``gorp`` with ``arguments`` (default: those of the process) and exit; a known error becomes one line on stderr."""
+    """Run ``gorp`` with ``arguments`` (default: the process's own) and exit; a known error is one message on stderr."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     invoked = next((argument for argument in given if not argument.startswith("-")), None)
     try:
