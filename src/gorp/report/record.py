@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,10 +32,10 @@ class LayerMeter(_Part):
     """What one layer changed at one stage and how full its gradient space is afterwards.
 
     Attributes:
-        leak: ``||D S|| / ||D||`` of the effective fp32 weight's change D against every column S kept before the
-            stage; None before anything is kept.
-        leak_bound: what ``leak`` may be at most, the bound of fp32 arithmetic divided by ``||D||``.
-        stored_leak: the same for the weight as it is stored (for example bf16).
+        leak: ``||D S||`` of the effective fp32 weight's change D against every column S kept before the stage;
+            None before anything is kept.
+        leak_bound: what ``leak`` may be at most, ``1e-5 ||D|| + 4 eps(dtype) ||W||``.
+        stored_leak: the same as ``leak`` for the weight as it is stored (for example bf16).
         drift: per earlier task, ``||D X|| / (||D|| ||X||)`` on held-out inputs X of that task.
         coverage: per earlier task, the share of X's energy that S covers, 0 to 1.
         rank, width: columns in use and size of the layer's input space.
@@ -62,8 +63,14 @@ class LayerMeter(_Part):
 
     @property
     def fullness(self) -> float:
-        """Share of the cap in use, 0 to 1; 0 where nothing may be kept."""
-        return self.rank / self.cap if self.cap else 0.0
+        """Share of the cap in use, 0 to 1, of the fuller side; 0 where nothing may be kept.
+
+        The output side is capped at the same share of its width as the input side.
+        """
+        if not self.cap:
+            return 0.0
+        output_cap = self.output_width * self.cap / self.width if self.width else 0.0
+        return max(self.rank / self.cap, self.output_rank / output_cap if output_cap else 0.0)
 
     @property
     def worst_drift(self) -> float | None:
@@ -75,6 +82,7 @@ class Stage(_Part):
     """One task learnt, and every task evaluated afterwards.
 
     Attributes:
+        index: position of the stage's task in the run's tasks, from 0.
         scores: score of task j in percent after this stage, None where not measured. May be shorter than
             the run's tasks: a task that joined later was not measured here.
         seconds: wall-clock time by part: ``train``, ``evaluate``, ``memory``.
@@ -98,8 +106,8 @@ class Stage(_Part):
 class RunRecord(_Part):
     """Everything a run has to say about itself.
 
-    ``stages`` grows by one entry per task learnt; a method that learns all tasks at once (``joint``) either has
-    one stage per task with scores only in the last, or a single stage whose scores cover every task.
+    ``stages`` grows by one entry per task learnt, in increasing order of ``index``. A method that learns all T tasks
+    at once (``joint``) has one stage of index T - 1: the rows of the matrix before it are None throughout.
     """
 
     format_version: Literal[1] = 1
@@ -124,10 +132,20 @@ class RunRecord(_Part):
                 raise ValueError(f"{row_name} has {len(row)} scores for {len(self.tasks)} tasks")
         return self
 
+    @model_validator(mode="after")
+    def _stages_are_in_order(self) -> RunRecord:
+        indices = [stage.index for stage in self.stages]
+        if any(late <= early for early, late in pairwise(indices)) or any(
+            index >= len(self.tasks) for index in indices
+        ):
+            raise ValueError(f"stages.index must increase and stay below {len(self.tasks)}, but is {indices}")
+        return self
+
     @property
     def matrix(self) -> Matrix:
-        """``matrix[i][j]``: score in percent of task j after stage i, None where not measured."""
-        return [self._padded(stage.scores) for stage in self.stages]
+        """``matrix[i][j]``: score in percent of task j after stage i, None where not measured; up to the last stage."""
+        rows = {stage.index: self._padded(stage.scores) for stage in self.stages}
+        return [rows.get(index, self._padded([])) for index in range(max(rows, default=-1) + 1)]
 
     @property
     def zero_shot_row(self) -> list[float | None]:

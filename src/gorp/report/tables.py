@@ -1,0 +1,127 @@
+"""The figures of runs as plain grids of text, and those grids for the terminal, as CSV and as Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from gorp.report.comparison import Group, Spread
+from gorp.report.record import SUMMARY_KEYS, RunRecord
+from gorp.report.words import NOT_MEASURED, change, changes_since_learnt, score, stage_label
+
+_WIDEST_MATRIX = 60  # characters that fit beside the stage names on a terminal
+
+
+_MANY_COLUMNS = 10  # from here on columns stand one blank apart
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table as text: the first column names the row, the others hold figures."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def matrix_grid(record: RunRecord, compact: bool = False) -> Grid:
+    """The accuracy matrix: the zero-shot row, a row per measured stage, and what changed since each task was learnt.
+
+    Tasks are numbered in the rows; ``compact`` heads the columns with these numbers and rounds to whole percents,
+    for many tasks on a terminal.
+    """
+    decimals = 0 if compact else 1
+    numbers = [str(position + 1) for position in range(len(record.tasks))]
+    rows = [("zero-shot", *(score(value, decimals) for value in record.zero_shot_row))] if record.zero_shot else []
+    rows += [
+        (f"{index + 1} {stage_label(record, index)}", *(score(value, decimals) for value in scores))
+        for index, scores in enumerate(record.matrix)
+        if any(value is not None for value in scores)
+    ]
+    changes = changes_since_learnt(record)
+    if any(value is not None for value in changes):
+        rows.append(("change since", *(change(value, decimals) for value in changes)))
+    return Grid(_run_title(record), ("after learning", *(numbers if compact else record.tasks)), tuple(rows))
+
+
+def needs_compact(record: RunRecord) -> bool:
+    """Whether the matrix with names and decimals is wider than a usual terminal."""
+    return sum(max(len(task), 5) + 2 for task in record.tasks) > _WIDEST_MATRIX
+
+
+def comparison_grid(groups: Sequence[Group]) -> Grid:
+    """AP, BWT, FWT, forgetting and seconds, a row per method; mean and standard deviation where there are seeds."""
+    rows = []
+    for group in groups:
+        figures = group.figures
+        cells = [_spread(figures[key], signed=key in ("BWT", "FWT")) for key in SUMMARY_KEYS]
+        rows.append((group.label, str(len(group.records)), *cells, _seconds(figures["seconds"])))
+    spread = any(len(group.records) > 1 for group in groups)
+    title = "mean \N{PLUS-MINUS SIGN} standard deviation over runs" if spread else "comparison"
+    return Grid(title, ("method", "runs", *SUMMARY_KEYS, "seconds"), tuple(rows))
+
+
+def to_rich(grid: Grid) -> Table:
+    """The grid for a terminal; what is not measured is dim."""
+    table = Table(
+        title=Text(grid.title, style="bold", no_wrap=True), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    if len(grid.header) > _MANY_COLUMNS:
+        table.padding = (0, 0, 0, 1)
+    for position, column in enumerate(grid.header):
+        table.add_column(Text(column), justify="right" if position else "left", no_wrap=True)
+    for row in grid.rows:
+        table.add_row(*(Text(cell, style="dim" if cell == NOT_MEASURED else "") for cell in row))
+    return table
+
+
+def to_markdown(grid: Grid) -> str:
+    """The grid as a Markdown table under its title in bold."""
+    lines = [grid.header, ("---", *("---:" for _ in grid.header[1:])), *grid.rows]
+    return f"**{_escaped(grid.title)}**\n\n" + "".join(
+        "| " + " | ".join(cell if line is lines[1] else _escaped(cell) for cell in line) + " |\n" for line in lines
+    )
+
+
+def scores_csv(records: Sequence[RunRecord]) -> str:
+    """Every measured score, one per line: run, method, seed, stage (0 is before any learning), learnt, task, score."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("run", "method", "seed", "stage", "learnt", "task", "score"))
+    for record in records:
+        stages = [(0, "", record.zero_shot_row)]
+        stages += [(stage.index + 1, stage.task, record.matrix[stage.index]) for stage in record.stages]
+        for number, learnt, scores in stages:
+            writer.writerows(
+                (record.name, record.method, record.seed, number, learnt, task, value)
+                for task, value in zip(record.tasks, scores, strict=True)
+                if value is not None
+            )
+    return text.getvalue()
+
+
+def _run_title(record: RunRecord) -> str:
+    figures = record.summary()
+    known = [f"{key} {score(value)}" for key, value in figures.items() if value is not None]
+    return "  ".join([f"{record.name} ({record.method}, seed {record.seed})", *known])
+
+
+def _spread(spread: Spread | None, signed: bool) -> str:
+    if spread is None:
+        return NOT_MEASURED
+    mean = change(spread.mean) if signed else score(spread.mean)
+    return mean if spread.deviation is None else f"{mean} \N{PLUS-MINUS SIGN} {score(spread.deviation)}"
+
+
+def _seconds(spread: Spread | None) -> str:
+    return NOT_MEASURED if spread is None else f"{spread.mean:.0f}"
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
