@@ -1,0 +1,249 @@
+"""Put a model under GORP, hand its factors to the optimizer, and close a task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any, TypeVar
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gorp._rounding import STORABLE
+from gorp.config import GORPConfig
+from gorp.errors import InputError
+from gorp.layers import LearnedLayer, ProjectedLinear
+from gorp.lora import ADAPTER, LoRALayer
+from gorp.optimizer import FULL_RANK, LORA, GORPAdamW
+from gorp.space import INPUT, OUTPUT, GradientSpace, LayerSpace, Side
+
+Model = TypeVar("Model", bound=nn.Module)
+
+FEATURE_ROWS = 32
+"""Inputs a layer keeps of one forward pass when the memory is ``features``."""
+
+
+def attach(model: Model, config: GORPConfig, space: GradientSpace | None = None) -> Model:
+    """Make the target layers of a model learn under GORP, in place; everything else is frozen.
+
+    Args:
+        model: any module with ``nn.Linear`` layers; weights fp32 or bf16.
+        config: what learns, and how the past is protected.
+        space: what earlier tasks left behind; None begins with an empty space.
+
+    Returns:
+        The same model. ``model.gradient_space`` is its :class:`GradientSpace`.
+
+    Raises:
+        InputError: no layer matches a target, a layer matches both lists, the rank is above a layer's size, a
+            weight's dtype cannot be learned in, or the space is of other layers.
+    """
+    if hasattr(model, "gradient_space"):
+        raise InputError("this model is attached already; attach a fresh one, or go on with end_task")
+    lora_names = find_layers(model, config.lora_targets, "lora_targets")
+    full_rank_names = find_layers(model, config.full_rank_targets, "full_rank_targets")
+    if not lora_names and not full_rank_names:
+        raise InputError(f"no targets: give lora_targets or full_rank_targets; {_choices(model)}")
+    for name in lora_names:
+        if name in full_rank_names:
+            raise InputError(f"layer {name} matches both lora_targets and full_rank_targets; it can learn one way only")
+    for name in [*lora_names, *full_rank_names]:
+        _check_layer(name, model.get_submodule(name), config.rank)
+
+    model.requires_grad_(False)
+    space = space or GradientSpace(float(config.max_share or 1.0), str(getattr(model, "name_or_path", "")))
+    layers: dict[str, LearnedLayer] = {}
+    if lora_names:
+        _inject_lora(model, lora_names, config)
+    for index, name in enumerate([*lora_names, *full_rank_names]):
+        module = model.get_submodule(name)
+        kept = _layer_space(space, name, module, config, is_lora=name in lora_names)
+        if name in lora_names:
+            layers[name] = LoRALayer(module, name, config, kept, index)
+        else:
+            layers[name] = projected = ProjectedLinear(module, name, config, kept, index)  # type: ignore[arg-type]
+            _replace(model, name, projected)
+        if config.memory == "features":
+            _watch_inputs(model.get_submodule(name), layers[name])
+    for layer in layers.values():
+        layer.restart(len(space.tasks))
+        for side, factor in layer.factors().items():
+            factor.gorp_owner = (layer, side)  # type: ignore[attr-defined]
+    model.gradient_space = space  # type: ignore[assignment]
+    model.learned_layers = layers  # type: ignore[assignment]
+    return model
+
+
+def learned_layers(model: nn.Module) -> dict[str, LearnedLayer]:
+    """The layers that learn, by dotted name in the unwrapped model.
+
+    Raises:
+        ValueError: :func:`attach` has not been called on the model.
+    """
+    layers: dict[str, LearnedLayer] | None = getattr(unwrap(model), "learned_layers", None)
+    if layers is None:
+        raise ValueError("this model is not attached; call gorp.attach(model, config) first")
+    return layers
+
+
+def param_groups(model: nn.Module) -> list[dict[str, Any]]:
+    """Parameter groups for :class:`GORPAdamW`: LoRA factors, then full-rank cores; empty ones are left out."""
+    layers = learned_layers(model).values()
+    lora = [factor for layer in layers if isinstance(layer, LoRALayer) for factor in layer.factors().values()]
+    cores = [layer.core for layer in layers if isinstance(layer, ProjectedLinear)]
+    groups: list[dict[str, Any]] = [{"params": lora, "kind": LORA}, {"params": cores, "kind": FULL_RANK}]
+    return [group for group in groups if group["params"]]
+
+
+@torch.no_grad()
+def end_task(model: nn.Module, optimizer: Optimizer, name: str) -> dict[str, int]:
+    """Close a task: grow the gradient space by what it needs, merge its factors, start anew in what is left.
+
+    Factors, moments and sketches are reset in place, so the same model and optimizer go on with the next task.
+
+    Args:
+        model: attached, bare or wrapped by accelerate.
+        optimizer: the :class:`GORPAdamW` that trained it, bare or wrapped.
+        name: the task's name, kept in the space.
+
+    Returns:
+        Columns added to the input side of each layer.
+
+    Raises:
+        ValueError: the model is not attached, or the optimizer is not GORP's.
+    """
+    layers = learned_layers(model)
+    inner = _unwrap_optimizer(optimizer)
+    space: GradientSpace = unwrap(model).gradient_space  # type: ignore[assignment]
+    added = {}
+    for layer_name, layer in layers.items():
+        config = layer.config
+        rows = {
+            side: _memory(layer, side, inner.state[factor])
+            for side, factor in layer.factors().items()
+            if inner.state.get(factor)
+        }
+        if not layer.space.frozen and INPUT in rows:
+            added[layer_name] = space.extend(
+                layer_name, rows[INPUT], config.energy, rows.get(OUTPUT), of_remainder=config.variant == "paper"
+            )
+        else:
+            layer.space.growth.append(0)
+            added[layer_name] = 0
+        layer.merge()
+    space.tasks.append(name)
+    for layer in layers.values():
+        layer.restart(len(space.tasks))
+    inner.restart()
+    return added
+
+
+def _memory(layer: LearnedLayer, side: str, state: dict[str, Tensor]) -> Tensor:
+    if layer.config.memory == "first_moment":
+        return layer.moment_rows(side, state["exp_avg"])
+    return state["sketch"]
+
+
+def find_layers(model: nn.Module, targets: Sequence[str], key: str) -> list[str]:
+    """Dotted names of the linear layers that contain one of the targets as a run of name components.
+
+    Raises:
+        InputError: a target that matches no linear layer, with what could be targeted.
+    """
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    found = {target: [name for name in names if _contains(name, target)] for target in targets}
+    for target, matches in found.items():
+        if not matches:
+            raise InputError(f"{key}: {target!r} matches no linear layer of this model; {_choices(model)}")
+    wanted = {name for matches in found.values() for name in matches}
+    return [name for name in names if name in wanted]
+
+
+def _contains(name: str, target: str) -> bool:
+    parts, wanted = name.split("."), target.split(".")
+    runs = (parts[i : i + len(wanted)] for i in range(len(parts) - len(wanted) + 1))
+    return any(all(map(fnmatchcase, run, wanted)) for run in runs)
+
+
+def _choices(model: nn.Module) -> str:
+    """The model's linear layers, block numbers replaced by ``*``."""
+    kinds = {
+        ".".join("*" if part.isdigit() else part for part in name.split("."))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+    return "linear layers are: " + (", ".join(sorted(kinds)) or "none")
+
+
+def _check_layer(name: str, linear: nn.Module, rank: int) -> None:
+    out_features, in_features = linear.weight.shape  # type: ignore[misc, union-attr]
+    if rank > min(out_features, in_features):
+        raise InputError(f"rank {rank} is above the size of layer {name} ({out_features}, {in_features})")
+    if linear.weight.dtype not in STORABLE:
+        accepted = ", ".join(str(dtype).removeprefix("torch.") for dtype in STORABLE)
+        raise InputError(f"layer {name} is {linear.weight.dtype}; a layer can learn in {accepted}")
+
+
+def _inject_lora(model: nn.Module, names: list[str], config: GORPConfig) -> None:
+    lora = LoraConfig(
+        r=config.rank, lora_alpha=config.lora_alpha, lora_dropout=float(config.lora_dropout or 0), target_modules=names
+    )
+    inject_adapter_in_model(lora, model, ADAPTER)
+    model.requires_grad_(False)
+    for name in names:
+        module = model.get_submodule(name)
+        module.lora_A.requires_grad_(True)  # type: ignore[union-attr, operator]
+        module.lora_B.requires_grad_(True)  # type: ignore[union-attr, operator]
+
+
+def _layer_space(
+    space: GradientSpace, name: str, module: nn.Module, config: GORPConfig, is_lora: bool
+) -> LayerSpace:
+    """The layer's part of the space: as kept, or empty. In the paper's form the input side has the factor's rank."""
+    linear: nn.Linear = module.get_base_layer() if is_lora else module  # type: ignore[operator, assignment]
+    dtype, device = torch.promote_types(linear.weight.dtype, torch.float32), linear.weight.device
+    width = linear.in_features if config.variant == "exact" else config.rank
+    if name not in space.layers:
+        keeps_outputs = is_lora and config.protect_outputs
+        output = Side.empty(linear.out_features, dtype, device) if keeps_outputs else None
+        space.layers[name] = LayerSpace(Side.empty(width, dtype, device), output, growth=[0] * len(space.tasks))
+    kept = space.layers[name]
+    if kept.input.width != width or (kept.output and kept.output.width != linear.out_features):
+        raise InputError(f"the given gradient space holds {name} with {kept.input.width} inputs, the model has {width}")
+    kept.input.to(device, dtype)
+    if kept.output:
+        kept.output.to(device, dtype)
+    return kept
+
+
+def _watch_inputs(module: nn.Module, layer: LearnedLayer) -> None:
+    """Let a layer see some of its own inputs in training, evenly spaced over the batch, for the memory."""
+
+    def keep_some(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if module.training and torch.is_grad_enabled():
+            rows = args[0].detach().reshape(-1, args[0].shape[-1])
+            layer.see(INPUT, rows[:: max(1, len(rows) // FEATURE_ROWS)][:FEATURE_ROWS], summed=False)
+
+    module.register_forward_pre_hook(keep_some)
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside what accelerate, DDP or torch.compile put around it."""
+    while (inner := getattr(model, "module", None) or getattr(model, "_orig_mod", None)) is not None:
+        model = inner
+    return model
+
+
+def _unwrap_optimizer(optimizer: Any) -> GORPAdamW:
+    while not isinstance(optimizer, GORPAdamW):
+        optimizer = getattr(optimizer, "optimizer", None)
+        if optimizer is None:
+            raise ValueError("end_task needs the GORPAdamW that trained the model")
+    return optimizer

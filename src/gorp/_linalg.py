@@ -1,0 +1,135 @@
+"""The linear algebra of gradient spaces: pure functions, batched over leading dimensions, no randomness but a given seed.
+
+Everything computes in the dtype it is given; callers pass fp32 or wider.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+SPARE_COLUMNS = 16
+"""Columns the block iteration carries beyond the rank it is asked for (24 in all at rank 8)."""
+
+ROUNDS = 3
+"""Rounds of block subspace iteration; from a warm start they catch 99.7% of the exact top-8 energy."""
+
+NOISE = 1e-5
+"""A free gradient below this share of the whole gradient is round-off, not signal."""
+
+
+def project_out(rows: Tensor, basis: Tensor) -> Tensor:
+    """Remove from each row what lies in the span of an orthonormal basis: rows (I - S S^T).
+
+    Args:
+        rows: (..., n, d).
+        basis: S, (..., d, s), orthonormal columns; s may be 0.
+    """
+    return rows - (rows @ basis) @ basis.mT
+
+
+def orthonormalize(columns: Tensor) -> Tensor:
+    """Orthonormal basis of the span of columns (..., d, k), d >= k; orthonormal input comes back unchanged.
+
+    QR fixes Q only up to the signs of R's diagonal; turned positive here, so that a column never flips
+    under the moments that Adam keeps in its coordinates.
+    """
+    q, r = torch.linalg.qr(columns)
+    signs = torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(q.dtype)
+    return q * signs.unsqueeze(-2)
+
+
+def dominant_subspace(
+    matrix: Tensor, start: Tensor, rank: int, rounds: int = ROUNDS
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Approximate top singular subspaces of a matrix by block subspace iteration.
+
+    Args:
+        matrix: (..., out, in), finite.
+        start: (..., in, q), q >= rank; any block of full rank, best the one the last call returned.
+        rank: how many dominant directions to reduce to.
+        rounds: passes over the matrix; each multiplies by it once from either side.
+
+    Returns:
+        U (..., out, rank) and V (..., in, rank), the leading singular vectors within the block, signed so that
+        the largest entry of each column of V is positive, and the whole block (..., in, q) to start from next time.
+    """
+    block = start
+    for _ in range(rounds):
+        left = orthonormalize(matrix @ block)  # (..., out, q)
+        block = orthonormalize(matrix.mT @ left)  # (..., in, q)
+    left = orthonormalize(matrix @ block)
+    u, _, vh = torch.linalg.svd(left.mT @ matrix, full_matrices=False)  # of (..., q, in)
+    u, v = left @ u, vh.mT
+    signs = v.gather(-2, v.abs().argmax(dim=-2, keepdim=True)).sign()
+    u, v = u * signs, v * signs
+    return u[..., :rank], v[..., :rank], v
+
+
+def align(new: Tensor, old: Tensor) -> Tensor:
+    """Turn a basis within its own span as near as possible to another (orthogonal Procrustes).
+
+    Args:
+        new, old: (..., d, k); new has orthonormal columns.
+    """
+    u, _, vh = torch.linalg.svd(new.mT @ old)
+    return new @ (u @ vh)
+
+
+def rotation(size: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A fixed orthogonal matrix (size, size): the same for the same seed on every machine's CPU."""
+    return orthonormalize(seeded_normal(size, size, seed, dtype))
+
+
+def seeded_normal(rows: int, columns: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Standard normal matrix (rows, columns) drawn on the CPU from its own generator."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, columns, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def energy_rank(energies: Tensor, target: float, held: float = 0.0) -> int:
+    """Fewest leading entries whose sum, added to what is held, reaches a target. 0 is a valid answer.
+
+    Args:
+        energies: (n,), squared singular values, descending.
+        target: energy to reach, in the same unit.
+        held: energy already accounted for.
+    """
+    missing = target - held
+    if missing <= 0 or energies.numel() == 0:
+        return 0
+    reached = energies.cumsum(0) >= missing
+    return int(reached.int().argmax()) + 1 if bool(reached.any()) else energies.numel()
+
+
+def extend_basis(basis: Tensor, rows: Tensor, share: float, of_remainder: bool = False) -> tuple[Tensor, Tensor]:
+    """Columns that make a basis hold a share of the energy of some rows (GPM's rule, on the total).
+
+    With K the rows and Khat = K (I - S S^T) = U diag(sigma) V^T, the fewest columns j of V with
+    ||K S||^2 + sum_j sigma_j^2 >= share ||K||^2. Computed in fp64.
+
+    Args:
+        basis: S, (d, s), orthonormal columns.
+        rows: K, (n, d), finite.
+        share: energy to hold, 0 to 1.
+        of_remainder: hold the share of ||Khat||^2 instead (the paper's rule, PAPER.md step 1).
+
+    Returns:
+        New columns (d, a), orthonormal and orthogonal to the basis, and their energies (a,) as shares of ||K||^2.
+    """
+    wide, held = rows.double(), basis.double()
+    free = project_out(project_out(wide, held), held)
+    total = float(wide.square().sum())
+    remainder = float(free.square().sum())
+    if total == 0.0 or remainder <= (NOISE**2) * total:
+        return basis.new_zeros(basis.shape[0], 0), basis.new_zeros(0)
+    _, sigma, vh = torch.linalg.svd(free, full_matrices=False)
+    energies = sigma.square()
+    if of_remainder:
+        count = energy_rank(energies, share * remainder)
+    else:
+        count = energy_rank(energies, share * total, held=total - remainder)
+    count = min(count, basis.shape[0] - basis.shape[1])
+    columns = vh[:count].mT
+    columns = orthonormalize(project_out(columns.mT, held).mT) if count else columns
+    return columns.to(basis.dtype), (energies[:count] / total).to(basis.dtype)

@@ -1,0 +1,53 @@
+"""Weights that lose nothing to bf16: an fp32 value is its bf16 rounding and sixteen bits of remainder.
+
+A bf16 number is the upper half of an fp32 number. Rounded half up, the two halves join again to the very
+same fp32 bits, so a weight kept as (bf16, int16) takes as much room as in fp32 and the forward pass reads
+only the bf16 part. Many small merges then add up as they would in fp32.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+REMAINDER = "rounding_remainder"
+"""Name of the int16 buffer (out, in) beside a bf16 ``weight``."""
+
+STORABLE = (torch.float32, torch.float64, torch.bfloat16)
+
+
+def split(exact: Tensor) -> tuple[Tensor, Tensor]:
+    """fp32 -> (bf16 rounded half up, int16 remainder), the same shape each."""
+    bits = exact.view(torch.int32)
+    upper = (bits + 0x8000) >> 16
+    remainder = bits - (upper << 16)
+    return upper.to(torch.int16).view(torch.bfloat16), remainder.to(torch.int16)
+
+
+def join(rounded: Tensor, remainder: Tensor) -> Tensor:
+    """(bf16, int16) -> the fp32 that ``split`` was given, bit for bit."""
+    upper = rounded.view(torch.int16).to(torch.int32) << 16
+    return (upper + remainder.to(torch.int32)).view(torch.float32)
+
+
+def keep_remainder(module: nn.Module) -> None:
+    """Give a module with a bf16 ``weight`` the buffer that holds what rounding drops; other dtypes need none."""
+    if module.weight.dtype is torch.bfloat16:
+        module.register_buffer(REMAINDER, torch.zeros_like(module.weight, dtype=torch.int16))
+
+
+def read_weight(module: nn.Module) -> Tensor:
+    """The exact weight (out, in) of a module, in fp32 or wider; a copy only where the weight is bf16."""
+    weight: Tensor = module.weight.detach()
+    return join(weight, getattr(module, REMAINDER)) if weight.dtype is torch.bfloat16 else weight
+
+
+def write_weight(module: nn.Module, exact: Tensor) -> None:
+    """Store an exact weight (out, in) in place."""
+    weight: Tensor = module.weight.detach()
+    if weight.dtype is torch.bfloat16:
+        rounded, remainder = split(exact.contiguous())
+        weight.copy_(rounded)
+        getattr(module, REMAINDER).copy_(remainder)
+    else:
+        weight.copy_(exact)

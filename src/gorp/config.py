@@ -1,0 +1,71 @@
+"""Settings of GORP itself: what learns, at which rank, and how the past is protected."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Variant = Literal["exact", "paper"]
+Memory = Literal["sketch", "first_moment", "features"]
+
+_DEFAULTS: dict[str, dict[str, object]] = {
+    "exact": {
+        "lora_dropout": 0.0,
+        "null_space_start": True,
+        "project_step": True,
+        "guard": True,
+        "memory": "sketch",
+        "max_share": 0.75,
+    },
+    "paper": {
+        "lora_dropout": 0.1,
+        "null_space_start": False,
+        "project_step": False,
+        "guard": False,
+        "memory": "first_moment",
+        "max_share": 1.0,
+    },
+}
+
+
+class GORPConfig(BaseModel):
+    """What learns and how the past is protected.
+
+    A target is a run of dotted name components that a layer's name must contain: ``SelfAttention.q`` matches
+    ``encoder.block.0.layer.0.SelfAttention.q``; ``*`` stands for part of a component. Settings left at None take
+    the default of the variant.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    variant: Variant = Field("exact", description="exact: DESIGN's method; paper: the published formulas, literally")
+    lora_targets: tuple[str, ...] = Field((), description="layers that learn by LoRA factors")
+    full_rank_targets: tuple[str, ...] = Field((), description="layers that learn by projected full-rank steps")
+    rank: int = Field(8, ge=1, description="rank of LoRA factors and of full-rank projections")
+    lora_alpha: float = Field(32.0, gt=0, description="LoRA scale times rank: W + (alpha / rank) B A")
+    lora_dropout: float | None = Field(None, ge=0, lt=1)
+    refresh_every: int = Field(10, ge=1, description="T, optimizer steps between new full-rank projections")
+    energy: float = Field(0.95, gt=0, le=1, description="eps, share of a task's gradient energy the space must hold")
+    max_share: float | None = Field(None, gt=0, le=1, description="cap of a space, as a share of its width")
+    protect_outputs: bool = Field(True, description="keep an output-side space for LoRA's B too")
+    memory: Memory | None = Field(None, description="what a task leaves behind for the space to be grown from")
+    null_space_start: bool | None = Field(None, description="draw LoRA's A in the complement of the space")
+    project_step: bool | None = Field(None, description="project what Adam makes of the gradient, too")
+    guard: bool | None = Field(None, description="treat a free gradient at round-off level as zero")
+    accumulation_steps: int = Field(1, ge=1, description="backward passes per optimizer step")
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_variant(cls, values: object) -> object:
+        if not isinstance(values, dict):
+            return values
+        defaults = _DEFAULTS.get(str(values.get("variant", "exact")), {})
+        return {**values, **{key: value for key, value in defaults.items() if values.get(key) is None}}
+
+    @model_validator(mode="after")
+    def _paper_keeps_moments(self) -> GORPConfig:
+        if self.variant == "paper" and self.memory != "first_moment":
+            raise ValueError(f"memory {self.memory!r} belongs to variant 'exact'; 'paper' accepts 'first_moment'")
+        return self

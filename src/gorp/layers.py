@@ -1,0 +1,299 @@
+"""Layers that learn: what the optimizer asks of each, and the full-rank one, W + U Z V^T."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gorp._linalg import (
+    NOISE,
+    SPARE_COLUMNS,
+    align,
+    dominant_subspace,
+    orthonormalize,
+    project_out,
+    rotation,
+    seeded_normal,
+)
+from gorp._rounding import keep_remainder, read_weight, write_weight
+from gorp.config import GORPConfig
+from gorp.space import INPUT, LayerSpace
+
+
+class LearnedLayer(ABC):
+    """A layer under GORP: its trainable factors, and how their gradients and steps stay out of its space.
+
+    Every factor reads one side of the layer's space: LoRA's A and the core Z the input side, LoRA's B the output
+    side. ``seen[side]`` holds rows (n, width of the side) that the coming step will add to the side's memory:
+    unprojected gradients, or inputs where the memory is ``features``.
+    """
+
+    name: str
+    config: GORPConfig
+    space: LayerSpace
+    seen: dict[str, Tensor]
+
+    @abstractmethod
+    def factors(self) -> dict[str, nn.Parameter]:
+        """The trainable tensors, by the side of the space that they read."""
+
+    @abstractmethod
+    def effective_weight(self) -> Tensor:
+        """The weight (out, in) the layer acts with, in fp32 or wider, factors not merged yet included."""
+
+    @abstractmethod
+    def width_of(self, side: str) -> int:
+        """Width of the memory rows of one side."""
+
+    @abstractmethod
+    def moment_rows(self, side: str, first_moment: Tensor) -> Tensor:
+        """Adam's first moment of the factor on one side, as rows (n, width of the side)."""
+
+    @abstractmethod
+    def project_step(self, side: str, direction: Tensor) -> Tensor:
+        """Adam's direction for the factor on one side, less what the space holds."""
+
+    @abstractmethod
+    def merge(self) -> None:
+        """Fold the factors into the weight; the function of the layer stays the same."""
+
+    @abstractmethod
+    def restart(self, task: int) -> None:
+        """Fresh factors for the task of this index, in place, in what the space leaves free. May freeze the layer."""
+
+    def begin_step(self) -> None:
+        """Called once before the optimizer updates this layer's factors."""
+
+    def refresh_at(self, step: int) -> None:
+        """Told the count of steps made in this task, before the next forward pass."""
+
+    def forget_pending(self) -> None:
+        """Drop what backward passes left for a step that has been made, or will not be."""
+        self.seen.clear()
+
+    def see(self, side: str, gradient_rows: Tensor, summed: bool = True) -> None:
+        """Keep rows for the memory; those of several backward passes are summed, those of inputs stacked."""
+        if side in self.seen:
+            earlier = self.seen[side]
+            self.seen[side] = earlier + gradient_rows if summed else torch.cat([earlier, gradient_rows])
+        else:
+            self.seen[side] = gradient_rows.clone()
+
+    def freeze(self) -> None:
+        """Learn no more, now and in later tasks."""
+        self.space.frozen = True
+        for factor in self.factors().values():
+            factor.requires_grad_(False)
+
+    def seed(self, task: int, index: int) -> int:
+        """Seed of everything random at the start of a task in the layer of this number."""
+        return (self.config.seed * 1009 + task) * 4093 + index
+
+
+class _GradientTap(torch.autograd.Function):
+    """Identity on a layer's output that shows the layer its own gradient, G = delta^T x, on the way back.
+
+    x passes through ``save_for_backward``, so gradient checkpointing and saved-tensor hooks see it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, inputs: Tensor, layer: ProjectedLinear) -> Tensor:
+        ctx.save_for_backward(inputs)
+        ctx.layer = layer
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (delta,) = grads
+        (inputs,) = ctx.saved_tensors
+        ctx.layer.accumulate_gradient(delta, inputs)
+        return delta, None, None
+
+
+class ProjectedLinear(nn.Module, LearnedLayer):
+    r"""Linear layer in core form, y = (W + U Z V^T) x + b, of which only the core Z (k, k) is trained.
+
+    Training Z by autograd and Adam is GORP's project, Adam, lift, since dL/dZ = U^T G V (PAPER.md, step 3). Every
+    ``refresh_every`` steps U (out, k) and V (in, k) are chosen anew from the gradient of that very step, with V
+    orthogonal to the layer's space S, and the old core is merged into W. Choosing happens as soon as a backward
+    pass has reached Z, so that clipping sees the gradient of the new core; merging happens at the step.
+
+    The layer's gradient G (out, in) exists within its own backward pass on a refresh step and nowhere else; only
+    with ``accumulation_steps`` above 1 it is held until the step, to be summed over the passes.
+
+    Args:
+        linear: the layer to replace; its weight and bias are taken over and frozen.
+        name: dotted name of the layer in the model.
+        config: settings.
+        space: what the layer must not overwrite.
+        index: number of the layer, which seeds its start.
+    """
+
+    U: Tensor
+    V: Tensor
+    start: Tensor
+
+    def __init__(self, linear: nn.Linear, name: str, config: GORPConfig, space: LayerSpace, index: int = 0) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.name, self.config, self.space, self.index = name, config, space, index
+        self.weight = linear.weight.requires_grad_(False)
+        self.bias = linear.bias
+        keep_remainder(self)
+        self.core = nn.Parameter(self._zeros(0, 0))
+        for buffer in ("U", "V", "start"):
+            self.register_buffer(buffer, self._zeros(0, 0))
+        self.refresh_due = True
+        self.skipped_refreshes = 0
+        self._gradient: Tensor | None = None
+        self._chosen: tuple[Tensor, Tensor, Tensor] | None = None
+        self.seen: dict[str, Tensor] = {}
+        self.restart(0)
+        self.core.register_hook(self._project_core_gradient)
+        self.core.register_post_accumulate_grad_hook(self._choose_projection)
+
+    def _zeros(self, *shape: int) -> Tensor:
+        wide = torch.promote_types(self.weight.dtype, torch.float32)
+        return torch.zeros(*shape, dtype=wide, device=self.weight.device)
+
+    @property
+    def exact(self) -> bool:
+        return self.config.variant == "exact"
+
+    # forward and backward
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.linear(x, self.weight, self.bias)
+        if self.space.frozen:
+            return y
+        core = F.linear(F.linear(F.linear(x.to(self.V.dtype), self.V.mT), self.core), self.U)
+        y = y + core.to(y.dtype)
+        if self.refresh_due and torch.is_grad_enabled() and self.core.requires_grad:
+            tapped: Tensor = _GradientTap.apply(y, x, self)
+            return tapped
+        return y
+
+    def accumulate_gradient(self, delta: Tensor, inputs: Tensor) -> None:
+        """Add delta^T x of one use of the layer in one backward pass; delta (..., out), inputs (..., in)."""
+        if self._chosen is not None and self.core.grad is None:
+            self.forget_pending()  # gradients were cleared without a step
+        if self._chosen is not None and self.config.accumulation_steps == 1:
+            raise RuntimeError(
+                f"{self.name}: a second backward pass before optimizer.step(); "
+                "set accumulation_steps in GORPConfig to the number of passes per step"
+            )
+        wide = self.core.dtype
+        gradient = delta.reshape(-1, self.out_features).to(wide).mT @ inputs.reshape(-1, self.in_features).to(wide)
+        self._gradient = gradient if self._gradient is None else self._gradient + gradient
+
+    @torch.no_grad()
+    def _choose_projection(self, core: Tensor) -> None:
+        """Once a backward pass has reached Z on a refresh step: new U, V from G, and Z's gradient U^T G V on them."""
+        if self._gradient is None:
+            return
+        gradient = self._gradient
+        self._chosen = self._projection_of(gradient)
+        u, v, _ = self._chosen
+        rows = u.mT @ gradient  # (k, in)
+        core.grad = self._project_core_gradient(rows @ v)
+        if self.config.memory == "sketch":
+            self.seen[INPUT] = rows
+        if self.config.accumulation_steps == 1:
+            self._gradient = None
+
+    def _projection_of(self, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """U, V and the next start block for a gradient G (out, in); the present ones where G has nothing to say."""
+        present = (self.U, self.V, self.start)
+        basis = self.space.basis.to(gradient)
+        free = project_out(gradient, basis) if self.exact else gradient
+        size = float(torch.linalg.vector_norm(gradient))
+        room = float(torch.linalg.vector_norm(free))
+        is_noise = bool(self.config.guard) and room < NOISE * size
+        if not (size > 0 and size < float("inf")) or is_noise:
+            self.skipped_refreshes += 1
+            return present
+        k = self.core.shape[0]
+        u, v, start = dominant_subspace(free, self.start, k)
+        if not self.exact:
+            return u, v, start
+        if bool(self.U.any()):
+            u, v = align(u, self.U), align(v, self.V)
+        else:
+            u, v = u @ rotation(k, 2 * self._seed, u.dtype).to(u), v @ rotation(k, 2 * self._seed + 1, v.dtype).to(v)
+        for _ in range(2):
+            v = orthonormalize(project_out(v.mT, basis).mT)
+        return u, v, start
+
+    def _project_core_gradient(self, gradient: Tensor) -> Tensor:
+        """The paper's P = G' - S S^T G' in core coordinates; in the exact variant V has seen to it."""
+        if self.exact:
+            return gradient
+        return guarded(self.space.input.project(gradient.mT).mT, gradient, self.config)
+
+    # what the optimizer asks
+
+    def factors(self) -> dict[str, nn.Parameter]:
+        return {INPUT: self.core}
+
+    def width_of(self, side: str) -> int:
+        return self.in_features if self.exact else self.core.shape[0]
+
+    def moment_rows(self, side: str, first_moment: Tensor) -> Tensor:
+        return first_moment @ self.V.mT if self.exact else first_moment.mT
+
+    def project_step(self, side: str, direction: Tensor) -> Tensor:
+        return direction
+
+    def begin_step(self) -> None:
+        if self._chosen is None:
+            return
+        u, v, start = self._chosen
+        if u is not self.U:
+            self.merge()
+            self.U, self.V, self.start = u, v, start
+
+    def forget_pending(self) -> None:
+        super().forget_pending()
+        self._gradient = self._chosen = None
+
+    def refresh_at(self, step: int) -> None:
+        self.refresh_due = step % self.config.refresh_every == 0
+
+    @torch.no_grad()
+    def effective_weight(self) -> Tensor:
+        return read_weight(self) + self.U @ self.core @ self.V.mT
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        write_weight(self, self.effective_weight())
+        self.core.zero_()
+
+    @torch.no_grad()
+    def restart(self, task: int) -> None:
+        free = self.in_features - (self.space.input.rank if self.exact else 0)
+        k = 0 if self.space.frozen else min(self.config.rank, self.out_features, free)
+        if k == 0:
+            self.freeze()
+        q = min(k + SPARE_COLUMNS, self.in_features, self.out_features)
+        self._seed = self.seed(task, self.index)
+        self.core.grad = None
+        self.core.data = self._zeros(k, k)
+        self.U, self.V = self._zeros(self.out_features, k), self._zeros(self.in_features, k)
+        self.start = seeded_normal(self.in_features, q, self._seed).to(self.U)
+        self.refresh_due = True
+        self.forget_pending()
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.core.shape[0]}"
+
+
+def guarded(free: Tensor, whole: Tensor, config: GORPConfig) -> Tensor:
+    """A free gradient, or zeros where it is the round-off of a gradient that lies in the space; NaN stays NaN."""
+    if not config.guard:
+        return free
+    signal = torch.linalg.vector_norm(free) >= NOISE * torch.linalg.vector_norm(whole)
+    return free * signal

@@ -1,0 +1,114 @@
+"""LoRA layers under GORP: peft's factors B A, started and moved in what the spaces leave free."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from peft.tuners.lora import Linear as PeftLinear
+from torch import Tensor, nn
+
+from gorp._linalg import seeded_normal
+from gorp._rounding import keep_remainder, read_weight, write_weight
+from gorp.config import GORPConfig
+from gorp.layers import LearnedLayer, guarded
+from gorp.space import INPUT, OUTPUT, LayerSpace
+
+ADAPTER = "default"
+
+
+class LoRALayer(LearnedLayer):
+    """W + c B A with A (r, in), B (out, r), c = alpha / r, held by a peft layer.
+
+    With S the input and R the output space, exact: A starts in the complement of S and B at 0; gradients are
+    projected as they arrive, so clipping and Adam see what is left, and Adam's directions once more. Hence
+    (B A) S = 0 and R^T (B A) = 0 always. Paper (PAPER.md, step 2): one space on the left of either factor,
+    gradients alone are projected.
+
+    Args:
+        module: peft's layer, already in the model.
+        name: dotted name of the layer in the model.
+        config: settings.
+        space: what the layer must not overwrite.
+        index: number of the layer, which seeds its start.
+    """
+
+    def __init__(self, module: PeftLinear, name: str, config: GORPConfig, space: LayerSpace, index: int = 0) -> None:
+        self.module, self.name, self.config, self.space, self.index = module, name, config, space, index
+        self.base: nn.Linear = module.get_base_layer()
+        self.A: nn.Parameter = module.lora_A[ADAPTER].weight  # (r, in)
+        self.B: nn.Parameter = module.lora_B[ADAPTER].weight  # (out, r)
+        self.scaling = float(module.scaling[ADAPTER])
+        keep_remainder(self.base)
+        wide = torch.promote_types(self.base.weight.dtype, torch.float32)
+        for side, factor in self.factors().items():
+            factor.data = factor.data.to(wide)
+            factor.register_hook(lambda gradient, side=side: self._receive(side, gradient))
+        self.seen: dict[str, Tensor] = {}
+        self.restart(0)
+
+    def _as_rows(self, side: str, factor: Tensor) -> Tensor:
+        """A factor-shaped tensor as rows in the space of its side: A is (r, in) as it is, B (out, r) is turned."""
+        flip = (side == OUTPUT) if self.config.variant == "exact" else True
+        return factor.mT if flip else factor
+
+    def _project(self, side: str, factor: Tensor) -> Tensor:
+        space = self.space.side(side)
+        if space is None:
+            return factor
+        return self._as_rows(side, space.project(self._as_rows(side, factor)))
+
+    def _receive(self, side: str, gradient: Tensor) -> Tensor:
+        """Hook on a factor: remember the gradient as it came, pass on what the space leaves of it."""
+        if self.config.memory == "sketch" or side == OUTPUT:
+            if self.factors()[side].grad is None:
+                self.seen.pop(side, None)  # gradients were cleared: this is the first pass of a step
+            self.see(side, self._as_rows(side, gradient.detach()))
+        return guarded(self._project(side, gradient), gradient, self.config)
+
+    def factors(self) -> dict[str, nn.Parameter]:
+        return {INPUT: self.A, OUTPUT: self.B}
+
+    def width_of(self, side: str) -> int:
+        return self._as_rows(side, self.factors()[side]).shape[1]
+
+    def moment_rows(self, side: str, first_moment: Tensor) -> Tensor:
+        return self._as_rows(side, first_moment)
+
+    def project_step(self, side: str, direction: Tensor) -> Tensor:
+        return self._project(side, direction) if self.config.project_step else direction
+
+    @torch.no_grad()
+    def effective_weight(self) -> Tensor:
+        return read_weight(self.base) + self.scaling * (self.B @ self.A)
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        write_weight(self.base, self.effective_weight())
+        self.B.zero_()
+
+    @torch.no_grad()
+    def restart(self, task: int) -> None:
+        r, width = self.A.shape
+        start = _kaiming(r, width, self.seed(task, self.index)).to(self.A)
+        if self.config.null_space_start and self.config.variant == "exact":
+            start = _null_space_start(start, self.space)
+        self.A.copy_(start)
+        self.B.zero_()
+        if self.space.frozen or not bool(self.A.any()):
+            self.freeze()
+        self.forget_pending()
+
+
+def _kaiming(rows: int, width: int, seed: int) -> Tensor:
+    """peft's start of A: entries of standard deviation 1 / sqrt(3 in), here normal and from a seed of its own."""
+    return seeded_normal(rows, width, seed) / math.sqrt(3 * width)
+
+
+def _null_space_start(start: Tensor, space: LayerSpace) -> Tensor:
+    """A0 (I - S S^T), rescaled to the norm of A0; zeros where S holds everything."""
+    if space.input.rank >= space.input.width:
+        return torch.zeros_like(start)
+    norm = torch.linalg.vector_norm(start)
+    free = space.input.project(space.input.project(start.double()))
+    return (free * (norm / torch.linalg.vector_norm(free))).to(start)

@@ -1,0 +1,183 @@
+"""GORPAdamW: AdamW over LoRA factors and full-rank cores whose steps leave the gradient space alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, overload
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gorp.layers import LearnedLayer
+from gorp.space import sketch
+
+FULL_RANK = "full_rank"
+LORA = "lora"
+
+
+class GORPAdamW(Optimizer):
+    r"""AdamW on the factors of layers that :func:`gorp.attach` prepared.
+
+    With P = I - S S^T of the layer's space, each factor's update is
+
+    .. math:: \theta \leftarrow (1 - \eta\lambda)\,\theta - \eta\, \mathrm{Adam}(g P) P
+
+    for LoRA's A (r, in), the mirror image on the output side for B (out, r), and plain AdamW for the core Z (k, k),
+    whose projection V has P in it already. Gradients arrive projected (hooks do it, so that clipping sees what is
+    trained); here the direction is projected once more, for Adam's elementwise division tilts it back (PAPER.md,
+    trap 2). Every ``refresh_every`` steps cores are merged and their projections renewed before the update, with
+    the moments kept, and the unprojected gradient rows of the step join each factor's sketch.
+
+    A step with a gradient that is not finite changes nothing and is counted in ``skipped_steps``.
+
+    State per parameter: ``step``, ``exp_avg``, ``exp_avg_sq``, ``sketch`` (n, width), tensors all.
+
+    Args:
+        params: what :func:`gorp.param_groups` returns.
+        lr: learning rate of LoRA factors.
+        full_rank_lr: learning rate of full-rank cores; groups with an ``lr`` of their own keep it.
+        betas, eps: as in AdamW.
+        weight_decay: decoupled, on A, B and Z alone.
+
+    Raises:
+        ValueError: an argument is out of range, or a parameter belongs to no learned layer.
+    """
+
+    def __init__(
+        self,
+        params: list[dict[str, Any]],
+        lr: float = 1e-3,
+        full_rank_lr: float = 1e-2,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        for name, value in {"lr": lr, "full_rank_lr": full_rank_lr, "eps": eps, "weight_decay": weight_decay}.items():
+            if not value >= 0:
+                raise ValueError(f"{name} should be >= 0 but is: {value}")
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas should be in [0, 1) but are: {betas}")
+        groups = [{"lr": full_rank_lr, **group} if group.get("kind") == FULL_RANK else group for group in params]
+        super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        self.skipped_steps = 0
+        for group in self.param_groups:
+            for p in group["params"]:
+                layer_of(p)
+
+    def _init_group(self, group: dict[str, Any]) -> tuple[list[nn.Parameter], list[dict[str, Tensor]]]:
+        params = [p for p in group["params"] if p.grad is not None]
+        for p in params:
+            if not self.state[p]:
+                self.state[p] = self._fresh_state(p)
+        return params, [self.state[p] for p in params]
+
+    @staticmethod
+    def _fresh_state(p: nn.Parameter) -> dict[str, Tensor]:
+        layer, side = layer_of(p)
+        return {
+            "step": torch.zeros((), dtype=torch.float32),
+            "exp_avg": torch.zeros_like(p),
+            "exp_avg_sq": torch.zeros_like(p),
+            "sketch": p.new_zeros(0, layer.width_of(side)),
+        }
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One update of every factor that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if not self._gradients_are_finite():
+            self.skipped_steps += 1
+            self._forget_pending()
+            return loss
+        for group in self.param_groups:
+            params, states = self._init_group(group)
+            if not params:
+                continue
+            for p in params:
+                layer_of(p)[0].begin_step()
+            directions = _adam_directions(params, states, group["betas"], group["eps"])
+            if group["weight_decay"]:
+                torch._foreach_mul_(params, 1 - float(group["lr"]) * group["weight_decay"])
+            for p, direction in zip(params, directions, strict=True):
+                layer, side = layer_of(p)
+                p.add_(layer.project_step(side, direction), alpha=-float(group["lr"]))
+            for p, state in zip(params, states, strict=True):
+                self._remember(p, state)
+        self._forget_pending()
+        return loss
+
+    @staticmethod
+    def _remember(p: nn.Parameter, state: dict[str, Tensor]) -> None:
+        """After the step: what the gradient showed joins the sketch, and the layer learns which step is next."""
+        layer, side = layer_of(p)
+        if side in layer.seen:
+            state["sketch"] = sketch(state["sketch"], layer.seen[side])
+        layer.refresh_at(int(state["step"]))
+
+    def _gradients_are_finite(self) -> bool:
+        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if not gradients:
+            return True
+        return bool(torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all())
+
+    def _forget_pending(self) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                layer_of(p)[0].forget_pending()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients, and with them what backward passes left for a step that was not made."""
+        super().zero_grad(set_to_none)
+        self._forget_pending()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore moments, sketches, step counts and with them the phase of the refresh."""
+        super().load_state_dict(state_dict)
+        for p, state in self.state.items():
+            layer_of(p)[0].refresh_at(int(state["step"]))
+
+    def restart(self) -> None:
+        """A new task: moments, sketches and step counts begin anew, for the same parameters."""
+        self.state.clear()
+        self.zero_grad()
+
+
+def layer_of(p: nn.Parameter) -> tuple[LearnedLayer, str]:
+    """The layer a factor belongs to, and the side of its space that the factor reads."""
+    try:
+        owner: tuple[LearnedLayer, str] = p.gorp_owner  # type: ignore[attr-defined]
+    except AttributeError:
+        raise ValueError(
+            f"a parameter of shape {tuple(p.shape)} belongs to no learned layer of this model; "
+            "pass gorp.param_groups(model) after gorp.attach(model, config), and copy a model before attaching"
+        ) from None
+    return owner
+
+
+def _adam_directions(
+    params: list[nn.Parameter], states: list[dict[str, Tensor]], betas: tuple[float, float], eps: float
+) -> list[Tensor]:
+    """Adam's bias-corrected directions; moments and step counts move on in place."""
+    beta1, beta2 = betas
+    gradients = [p.grad for p in params]
+    steps = [state["step"] for state in states]
+    averages = [state["exp_avg"] for state in states]
+    squares = [state["exp_avg_sq"] for state in states]
+    torch._foreach_add_(steps, 1)
+    torch._foreach_lerp_(averages, gradients, 1 - beta1)
+    torch._foreach_mul_(squares, beta2)
+    torch._foreach_addcmul_(squares, gradients, gradients, 1 - beta2)
+    roots = torch._foreach_sqrt(squares)
+    torch._foreach_div_(roots, [(1 - beta2 ** float(step)) ** 0.5 for step in steps])
+    torch._foreach_add_(roots, eps)
+    directions = torch._foreach_div(averages, roots)
+    torch._foreach_div_(directions, [1 - beta1 ** float(step) for step in steps])
+    return list(directions)

@@ -1,0 +1,247 @@
+"""The gradient space: per layer, the directions that earlier tasks depend on and later ones must leave alone."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gorp._linalg import extend_basis, project_out
+from gorp.errors import InputError
+
+FORMAT_VERSION = 1
+SKETCH_ROWS = 128
+SKETCH_KEPT = 32
+INPUT, OUTPUT = "input", "output"
+
+
+def sketch(kept: Tensor, rows: Tensor) -> Tensor:
+    """Add gradient rows to a sketch; when full it shrinks to its leading sigma_j v_j^T.
+
+    Args:
+        kept: (n, d), the sketch so far, n < SKETCH_ROWS.
+        rows: (m, d).
+
+    Returns:
+        (n', d) with n' < SKETCH_ROWS whose Gram matrix K^T K is that of all rows seen, up to what shrinking drops.
+    """
+    kept = torch.cat([kept, rows.to(kept)])
+    if kept.shape[0] < SKETCH_ROWS:
+        return kept
+    _, left = torch.linalg.eigh(kept @ kept.mT)  # ascending; left^T K = diag(sigma) V^T
+    return left[:, -SKETCH_KEPT:].mT.flip(0) @ kept
+
+
+@dataclass
+class Side:
+    """An orthonormal basis (width, rank) of one side of a layer, with the energy each column was kept for."""
+
+    basis: Tensor  # (width, rank)
+    energy: Tensor  # (rank,) shares of the energy of the task that added the column
+
+    @classmethod
+    def empty(cls, width: int, dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> Side:
+        return cls(torch.zeros(width, 0, dtype=dtype, device=device), torch.zeros(0, dtype=dtype, device=device))
+
+    @property
+    def width(self) -> int:
+        return self.basis.shape[0]
+
+    @property
+    def rank(self) -> int:
+        return self.basis.shape[1]
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Move in place."""
+        self.basis, self.energy = self.basis.to(device, dtype), self.energy.to(device, dtype)
+
+    def project(self, rows: Tensor) -> Tensor:
+        """Rows (n, width) less what lies in the basis."""
+        return project_out(rows, self.basis.to(rows)) if self.rank else rows
+
+
+@dataclass
+class LayerSpace:
+    """What one layer must not overwrite: its input side S and, for LoRA's B, its output side R."""
+
+    input: Side
+    output: Side | None = None
+    frozen: bool = False
+    growth: list[int] = field(default_factory=list)  # input columns added by each task
+
+    def side(self, name: str) -> Side | None:
+        """The side called INPUT or OUTPUT."""
+        return self.input if name == INPUT else self.output
+
+    @property
+    def basis(self) -> Tensor:
+        """S, (in, s)."""
+        return self.input.basis
+
+    @property
+    def energy(self) -> Tensor:
+        """(s,)."""
+        return self.input.energy
+
+    @property
+    def output_basis(self) -> Tensor | None:
+        """R, (out, r_s)."""
+        return self.output.basis if self.output else None
+
+    @property
+    def output_energy(self) -> Tensor | None:
+        """(r_s,)."""
+        return self.output.energy if self.output else None
+
+
+class GradientSpace:
+    """The spaces of all layers that learn, by dotted layer name; one portable safetensors file.
+
+    Args:
+        max_share: cap of every side, as a share of its width. A side that needs more refuses it, and its layer is
+            frozen for all later tasks (which protects it wholly), with a warning.
+        base_model: name of the model that the space belongs to.
+    """
+
+    def __init__(self, max_share: float = 0.75, base_model: str = "") -> None:
+        if not 0 < max_share <= 1:
+            raise ValueError(f"max_share must be above 0 and at most 1, but is {max_share}")
+        self.max_share = max_share
+        self.base_model = base_model
+        self.tasks: list[str] = []
+        self.layers: dict[str, LayerSpace] = {}
+
+    def cap(self, side: Side) -> int:
+        """Most columns a side may hold."""
+        return int(self.max_share * side.width)
+
+    def extend(
+        self,
+        name: str,
+        rows: Tensor,
+        share: float,
+        output_rows: Tensor | None = None,
+        of_remainder: bool = False,
+    ) -> int:
+        """Let one layer's space hold a share of the energy of the gradient rows that a task left behind.
+
+        Args:
+            name: the layer.
+            rows: K, (n, in); not finite or empty adds nothing.
+            share: eps, 0 to 1.
+            output_rows: likewise for the output side, (m, out).
+            of_remainder: the paper's rule instead of GPM's, see :func:`gorp._linalg.extend_basis`.
+
+        Returns:
+            Columns added to the input side.
+        """
+        layer = self.layers[name]
+        wanted = [(layer.input, rows)]
+        if layer.output is not None and output_rows is not None:
+            wanted.append((layer.output, output_rows))
+        added = [_columns(side, rows, share, of_remainder) for side, rows in wanted]
+        for (side, _), (columns, _) in zip(wanted, added, strict=True):
+            if not layer.frozen and side.rank + columns.shape[1] > self.cap(side):
+                layer.frozen = True
+                warnings.warn(
+                    f"gradient space of {name} is full: {side.rank} of {side.width} directions held, "
+                    f"{columns.shape[1]} more wanted, cap {self.cap(side)} (max_share {self.max_share}); "
+                    "the layer is frozen for later tasks",
+                    stacklevel=2,
+                )
+        if layer.frozen:
+            layer.growth.append(0)
+            return 0
+        for (side, _), (columns, energies) in zip(wanted, added, strict=True):
+            side.basis = torch.cat([side.basis, columns], dim=1)
+            side.energy = torch.cat([side.energy, energies])
+        layer.growth.append(added[0][0].shape[1])
+        return layer.growth[-1]
+
+    def project(self, name: str, rows: Tensor) -> Tensor:
+        """rows (n, in) of one layer, less what its space holds."""
+        return self.layers[name].input.project(rows)
+
+    def capacity(self, name: str) -> float:
+        """Share of one layer's cap that is still free, 0 to 1; the fuller of its sides counts."""
+        layer = self.layers[name]
+        sides = [side for side in (layer.input, layer.output) if side is not None]
+        return 0.0 if layer.frozen else min(1 - side.rank / max(1, self.cap(side)) for side in sides)
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file, whole or not at all.
+
+        Per layer ``<name>.basis`` (in, s), ``<name>.energy`` (s), and where kept ``<name>.output_basis`` (out, r_s)
+        and ``<name>.output_energy`` (r_s).
+        """
+        tensors = {
+            f"{name}.{part}": value.contiguous().cpu()
+            for name, layer in self.layers.items()
+            for part in ("basis", "energy", "output_basis", "output_energy")
+            if (value := getattr(layer, part)) is not None
+        }
+        metadata = {
+            "format_version": str(FORMAT_VERSION),
+            "base_model": self.base_model,
+            "max_share": repr(self.max_share),
+            "tasks": json.dumps(self.tasks),
+            "frozen": json.dumps([name for name, layer in self.layers.items() if layer.frozen]),
+            "growth": json.dumps({name: layer.growth for name, layer in self.layers.items()}),
+        }
+        path = Path(path)
+        unfinished = path.with_name(f".{path.name}.tmp")
+        save_file(tensors, unfinished, metadata)
+        unfinished.replace(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> GradientSpace:
+        """Read a file that :meth:`save` wrote.
+
+        Raises:
+            InputError: the file is missing, not safetensors, of another version, or holds tensors of no layer.
+        """
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file; a gradient space is saved by GradientSpace.save") from None
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path}: not a readable safetensors file ({error})") from None
+        version = metadata.get("format_version")
+        if version != str(FORMAT_VERSION):
+            raise InputError(f"{path}: format_version is {version!r}; this gorp reads {str(FORMAT_VERSION)!r}")
+        space = cls(float(metadata["max_share"]), metadata["base_model"])
+        space.tasks = json.loads(metadata["tasks"])
+        growth = json.loads(metadata["growth"])
+        frozen = set(json.loads(metadata["frozen"]))
+        for name in growth:
+            space.layers[name] = LayerSpace(
+                _read_side(tensors, name, "", path),
+                _read_side(tensors, name, "output_", path) if f"{name}.output_basis" in tensors else None,
+                frozen=name in frozen,
+                growth=growth[name],
+            )
+        return space
+
+
+def _columns(side: Side, rows: Tensor, share: float, of_remainder: bool) -> tuple[Tensor, Tensor]:
+    rows = rows if bool(torch.isfinite(rows).all()) else rows[:0]
+    return extend_basis(side.basis, rows.to(side.basis), share, of_remainder)
+
+
+def _read_side(tensors: Mapping[str, Tensor], name: str, prefix: str, path: str | Path) -> Side:
+    try:
+        side = Side(tensors[f"{name}.{prefix}basis"], tensors[f"{name}.{prefix}energy"])
+    except KeyError as key:
+        raise InputError(f"{path}: tensor {key} is missing") from None
+    if side.basis.ndim != 2 or side.energy.shape != (side.rank,):
+        raise InputError(f"{path}: {name}.{prefix}basis {tuple(side.basis.shape)} needs one energy a column")
+    return side
