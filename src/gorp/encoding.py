@@ -1,0 +1,141 @@
+"""Examples as token ids, and token ids as padded batches, for sequence-to-sequence and causal models alike."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from gorp.backbones import kind_of
+from gorp.errors import InputError
+from gorp.tasks import Example, encode
+
+IGNORED = -100
+_CUE = "Answer:"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example in token ids; the answer closes with the end-of-sequence token."""
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+
+
+class Encoder:
+    """Turns examples into rows and rows into batches that fit the model.
+
+    Args:
+        model: seq2seq or causal.
+        tokenizer: must have an end-of-sequence token; where it has no padding token, that one pads.
+        max_source_length: tokens of a prompt.
+        max_target_length: tokens of an answer.
+
+    Raises:
+        InputError: the tokenizer has no end-of-sequence token.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        max_source_length: int = 512,
+        max_target_length: int = 50,
+    ) -> None:
+        if tokenizer.eos_token_id is None:
+            raise InputError("the tokenizer has no end-of-sequence token (eos_token), so no answer could end")
+        self.tokenizer = tokenizer
+        self.kind = kind_of(model)
+        self.end = _first_id(tokenizer.eos_token_id)
+        self.pad = self.end if tokenizer.pad_token_id is None else _first_id(tokenizer.pad_token_id)
+        start = getattr(model.config, "decoder_start_token_id", None)
+        self.decoder_start = self.pad if start is None else _first_id(start)
+        self.keeps_last_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._max_source_length = max_source_length
+        self._max_target_length = max_target_length
+
+    def row(self, example: Example) -> Row:
+        """The example in token ids; a long prompt is cut where it may be, a long answer at its end."""
+        prompt = encode(example, self.tokenizer, self._max_source_length)
+        answer = self.answer_ids(example.answer, example)[: self._max_target_length - 1]
+        return Row(tuple(prompt), (*answer, self.end))
+
+    def rows(self, examples: Sequence[Example]) -> list[Row]:
+        """`row` of each."""
+        return [self.row(example) for example in examples]
+
+    def answer_ids(self, answer: str, example: Example) -> list[int]:
+        """Ids of an answer to ``example``, without the end: a causal model says it as it would follow the cue."""
+        if self.kind == "seq2seq" or (example.messages and self.tokenizer.chat_template):
+            return _ids(self.tokenizer, answer)
+        cue, whole = _ids(self.tokenizer, _CUE), _ids(self.tokenizer, f"{_CUE} {answer}")
+        return whole[len(cue) :] if whole[: len(cue)] == cue else _ids(self.tokenizer, f" {answer}")
+
+    def training_batch(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+        """Inputs of a forward pass and ``labels`` (batch, longest answer), -100 where nothing is to be answered.
+
+        Causal rows are padded on the left, so that all answers end together: ``labels`` stands under the last columns
+        of the model's logits.
+        """
+        if self.kind == "causal":
+            batch = self._pad_left([(*row.prompt, *row.answer)[:-1] for row in rows])
+            batch["labels"] = _pad([row.answer for row in rows], IGNORED, left=True)
+            return batch
+        batch = self.prompt_batch([row.prompt for row in rows])
+        batch["labels"] = _pad([row.answer for row in rows], IGNORED, left=False)
+        batch["decoder_input_ids"] = _pad(
+            [(self.decoder_start, *row.answer[:-1]) for row in rows], self.pad, left=False
+        )
+        return batch
+
+    def prompt_batch(self, prompts: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+        """``input_ids`` and ``attention_mask`` (batch, longest prompt); causal prompts end together."""
+        if self.kind == "causal":
+            return self._pad_left(prompts)
+        lengths = [len(prompt) for prompt in prompts]
+        return {"input_ids": _pad(prompts, self.pad, left=False), "attention_mask": _mask(lengths, left=False)}
+
+    def _pad_left(self, sequences: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+        mask = _mask([len(sequence) for sequence in sequences], left=True)
+        return {
+            "input_ids": _pad(sequences, self.pad, left=True),
+            "attention_mask": mask,
+            "position_ids": (mask.cumsum(dim=1) - 1).clamp(min=0),
+        }
+
+
+def answer_loss(model: torch.nn.Module, batch: dict[str, Tensor], keeps_last_logits: bool) -> Tensor:
+    """Cross entropy in fp32 summed over the answer tokens of a batch of `Encoder.training_batch`."""
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    labels = batch["labels"]
+    if "decoder_input_ids" not in inputs and keeps_last_logits:
+        inputs["logits_to_keep"] = labels.shape[1]  # type: ignore[assignment]  # a number among tensors
+    logits: Tensor = model(**inputs, use_cache=False).logits[:, -labels.shape[1] :]
+    return torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def _first_id(ids: int | Sequence[int]) -> int:
+    return ids if isinstance(ids, int) else int(ids[0])
+
+
+def _pad(sequences: Sequence[Sequence[int]], value: int, left: bool) -> Tensor:
+    width = max(map(len, sequences))
+    padding = [[value] * (width - len(sequence)) for sequence in sequences]
+    return torch.tensor(
+        [[*pad, *sequence] if left else [*sequence, *pad] for pad, sequence in zip(padding, sequences, strict=True)]
+    )
+
+
+def _mask(lengths: Sequence[int], left: bool) -> Tensor:
+    return _pad([[1] * length for length in lengths], 0, left)

@@ -1,0 +1,112 @@
+"""Answering prompts greedily and scoring the answers by normalised exact match."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel
+
+from gorp.encoding import Encoder
+from gorp.tasks import Example
+
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+OnStep = Callable[[int, int], None]
+
+
+def normalise(answer: str) -> str:
+    """Lower case, no punctuation, single spaces."""
+    return " ".join(answer.lower().translate(_NO_PUNCTUATION).split())
+
+
+def is_match(answer: str, example: Example) -> bool:
+    """Whether an answer equals the example's, or another accepted one, after normalisation."""
+    return normalise(answer) in {normalise(accepted) for accepted in (example.answer, *example.references)}
+
+
+def exact_match(answers: Sequence[str], examples: Sequence[Example]) -> float:
+    """Percent of answers that match; examples must not be empty."""
+    hits = sum(is_match(answer, example) for answer, example in zip(answers, examples, strict=True))
+    return 100.0 * hits / len(examples)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts in token ids, longest first, and how long an answer may get."""
+
+    ids: list[tuple[int, ...]]
+    order: list[int]  # ids[k] belongs to example order[k]
+    max_new_tokens: int
+
+    @classmethod
+    def of(cls, examples: Sequence[Example], encoder: Encoder) -> Prompts:
+        """Encode once what is answered many times; the longest accepted answer bounds the length of answers."""
+        prompts = [encoder.row(example).prompt for example in examples]
+        order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
+        accepted = {answer: example for example in examples for answer in (example.answer, *example.references)}
+        longest = max((len(encoder.answer_ids(answer, example)) for answer, example in accepted.items()), default=0)
+        return cls([prompts[index] for index in order], order, longest + 1)
+
+
+class Evaluator:
+    """Scores a model on examples, again and again: prompts are encoded once per list of examples.
+
+    Args:
+        model: seq2seq or causal.
+        encoder: the model's.
+        batch_size: prompts answered together; the score does not depend on it.
+        precision: ``bf16`` answers under autocast.
+    """
+
+    def __init__(self, model: PreTrainedModel, encoder: Encoder, batch_size: int = 64, precision: str = "fp32") -> None:
+        self.model, self.encoder, self.batch_size, self.precision = model, encoder, batch_size, precision
+        self._prompts: dict[str, Prompts] = {}
+
+    def score(self, key: str, examples: Sequence[Example], on_step: OnStep | None = None) -> float:
+        """Exact match in percent; ``key`` names the examples, which must not change under it."""
+        return exact_match(self.predict(key, examples, on_step), examples)
+
+    @torch.inference_mode()
+    def predict(self, key: str, examples: Sequence[Example], on_step: OnStep | None = None) -> list[str]:
+        """The model's answer to each example, in the order given; ``on_step(done, total)`` is called per batch."""
+        if key not in self._prompts:
+            self._prompts[key] = Prompts.of(examples, self.encoder)
+        prompts = self._prompts[key]
+        answers = [""] * len(examples)
+        was_training = self.model.training
+        self.model.eval()
+        with autocast(self.model.device, self.precision):
+            for first in range(0, len(examples), self.batch_size):
+                part = slice(first, first + self.batch_size)
+                for index, answer in zip(prompts.order[part], self._answer(prompts, part), strict=True):
+                    answers[index] = answer
+                if on_step:
+                    on_step(min(part.stop, len(examples)), len(examples))
+        self.model.train(was_training)
+        return answers
+
+    def _answer(self, prompts: Prompts, part: slice) -> list[str]:
+        batch = self.encoder.prompt_batch(prompts.ids[part])
+        batch.pop("position_ids", None)
+        settings = GenerationConfig(
+            max_new_tokens=prompts.max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            use_cache=True,
+            eos_token_id=self.encoder.end,
+            pad_token_id=self.encoder.pad,
+            decoder_start_token_id=self.encoder.decoder_start if self.encoder.kind == "seq2seq" else None,
+        )
+        inputs = {name: value.to(self.model.device) for name, value in batch.items()}
+        generated: torch.Tensor = self.model.generate(**inputs, generation_config=settings)  # type: ignore[operator]
+        prompt_length = inputs["input_ids"].shape[1] if self.encoder.kind == "causal" else 0
+        texts = self.encoder.tokenizer.batch_decode(generated[:, prompt_length:], skip_special_tokens=True)
+        return [text.strip().split("\n")[0].strip() for text in texts]
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Autocast to bfloat16 where ``precision`` is ``bf16``; nothing where it is ``fp32``."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()

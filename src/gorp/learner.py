@@ -1,0 +1,319 @@
+"""The loop over tasks: learn one, keep what it needs, measure what it cost the others, save, go on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from gorp.backbones import load_backbone
+from gorp.checkpoint import model_fingerprint, random_state, seed_everything
+from gorp.encoding import Encoder
+from gorp.errors import InputError, nearest
+from gorp.evaluation import Evaluator
+from gorp.interference import measure
+from gorp.layer_inputs import collect_inputs
+from gorp.methods import load_method
+from gorp.progress import Progress, SilentProgress
+from gorp.report.record import RunRecord, Stage
+from gorp.run_config import RunConfig
+from gorp.run_folder import KnownTask, RunFolder, StageFiles
+from gorp.run_setup import load_stream, new_record, settle_config
+from gorp.space import GradientSpace
+from gorp.tasks import Example, Task
+from gorp.training import Flight, Plan, train_task
+
+HELD_OUT_ROWS = 32
+
+
+def run_stream(
+    config: RunConfig,
+    run_dir: str | Path,
+    stream: Sequence[Task] | None = None,
+    progress: Progress | None = None,
+) -> RunRecord:
+    """Learn a whole stream, or go on with an interrupted run of it; a finished run is returned as it is.
+
+    Args:
+        config: the run.
+        run_dir: its folder.
+        stream: the tasks, if not those that ``config`` names.
+
+    Raises:
+        InputError: the configuration, the data, or the run folder does not fit.
+        GorpError: training failed; see the message. What was saved stays.
+    """
+    tasks = list(stream if stream is not None else load_stream(config))
+    if config.model is None:
+        raise InputError("key 'model': is missing; accepted: a built-in name, a folder, or a hub id")
+    backbone = load_backbone(config.model)
+    learner = ContinualLearner(backbone.model, backbone.tokenizer, run_dir=run_dir, config=config, progress=progress)
+    learner.learn_stream(tasks)
+    return learner.record
+
+
+class ContinualLearner:
+    """One model that learns task after task in a run folder.
+
+    Made on the folder of an interrupted or finished run, it goes on from there: tasks learnt already are passed over.
+
+    Args:
+        model: the base model; changed in place.
+        tokenizer: its tokenizer.
+        method: a name of `gorp.methods.METHODS`; that of ``config`` if not given.
+        run_dir: the run folder, made if it does not exist.
+        config: the run's settings; those of the folder, or the defaults, if not given.
+        progress: is told what happens.
+
+    Raises:
+        InputError: unknown method, targets that do not fit the model, or the folder of another base model, method or
+            configuration. Nothing in the folder is touched.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        method: str | None = None,
+        run_dir: str | Path = "runs/run",
+        config: RunConfig | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.folder = RunFolder(run_dir)
+        self.progress = progress or SilentProgress()
+        self.config = settle_config(self.folder, method, config)
+        base_model = model_fingerprint(model)
+        if self.folder.state is not None and self.folder.state.base_model != base_model:
+            raise InputError(f"{self.folder.path}: is the run of another base model; accepted: the one it began with")
+        if getattr(model, "hf_device_map", None) is None:
+            model.to(PartialState().device)  # type: ignore[arg-type]  # transformers narrows Module.to
+        self.model = model
+        training = self.config.training
+        self.encoder = Encoder(model, tokenizer, training.max_source_length, training.max_target_length)
+        self.evaluator = Evaluator(model, self.encoder, self.config.evaluation.batch_size, training.precision)
+        self.method = load_method(self.config.method)(self.config)
+        files = self.folder.stage_files()
+        seed_everything(self.config.seed, 0)
+        self.method.attach(model, files.space if files else None)
+        if files:
+            self.method.load_weights(files.weights)
+            self.method.load_state(files.method)
+        if self.folder.state is None:
+            with self.folder.locked():
+                self.folder.start(base_model, self.config, new_record(self.config, self.folder.path))
+        self.record = self.folder.record()
+        self.tasks = self.folder.tasks()
+        self._inputs = self.folder.inputs()
+
+    def learn(self, task: Task) -> None:
+        """Learn one more task and evaluate every task known; a task learnt already is passed over.
+
+        Raises:
+            InputError: another task of that name is known, or the method learns all tasks at once.
+            GorpError: training failed, or another process works on the run.
+        """
+        if self.method.learns_jointly:
+            raise InputError(f"method {self.method.name!r} learns all tasks at once; give them to learn_stream")
+        with self.folder.locked(), self.progress:
+            self._announce([task])
+            self._learn_next([task])
+
+    def learn_stream(self, tasks: Sequence[Task]) -> None:
+        """Learn tasks in order, every one of them measured from the start; those learnt already are passed over.
+
+        Raises:
+            InputError: the folder is the run of another stream.
+            GorpError: training failed, or another process works on the run.
+        """
+        with self.folder.locked(), self.progress:
+            self._announce(tasks)
+            self._learn_next(tasks)
+
+    def evaluate(self, names: Sequence[str] = (), split: str = "test") -> dict[str, float | None]:
+        """Score tasks by name, all known ones if none is named; None where a task has no rows in ``split``.
+
+        Raises:
+            InputError: a name is not a task of this run, or the split is not test or validation.
+        """
+        if split not in ("test", "validation"):
+            raise InputError(f"unknown split {split!r}; accepted: test, validation")
+        known = {task.name: task for task in self.tasks}
+        for name in names:
+            if name not in known:
+                raise InputError(f"no task {name!r} in this run{nearest(name, known)}; tasks: {', '.join(known)}")
+        return {name: self._score(known[name], split) for name in names or known}
+
+    @property
+    def learnt(self) -> int:
+        """How many tasks are learnt."""
+        return self.folder.state.stages if self.folder.state is not None else 0
+
+    def _announce(self, tasks: Sequence[Task]) -> None:
+        """Make tasks known: each gets a column in the record, filled with its score before it is learnt."""
+        names = [task.name for task in tasks]
+        if doubled := next((name for name in names if names.count(name) > 1), None):
+            raise InputError(f"task {doubled!r} is twice in the stream; every task needs a name of its own")
+        self._check_known(tasks)
+        known = {task.name for task in self.tasks}
+        new = [task for task in tasks if task.name not in known]
+        if new and self.method.learns_jointly and self.learnt:
+            raise InputError(f"method {self.method.name!r} learns all tasks at once; a finished run cannot learn more")
+        self.progress.run_started(self.record.name, [*self.record.tasks, *(task.name for task in new)], self.learnt)
+        if not new:
+            return
+        scores = [self._score(task, self.config.evaluation.split) for task in new]
+        record = self.record.model_copy(deep=True)
+        record.finished = False
+        earlier = [None] * len(record.tasks)
+        record.tasks = [*record.tasks, *(task.name for task in new)]
+        if record.stages:
+            row = record.stages[-1].scores
+            record.stages[-1].scores = [*row, *earlier[len(row) :], *scores]
+        else:
+            record.zero_shot = [*record.zero_shot, *scores]
+        self.folder.add_tasks(new, record)
+        self.record = record
+        self.tasks += new
+
+    def _check_known(self, tasks: Sequence[Task]) -> None:
+        """Refuse the folder of a run on other tasks, or on other rows of them."""
+        state = self.folder.state
+        known = {task.name: task for task in state.tasks} if state else {}
+        order = [name for name in known if name in {task.name for task in tasks}]
+        if (known and not order and len(tasks) > 1) or order != [task.name for task in tasks if task.name in known]:
+            raise InputError(
+                f"{self.folder.path}: is the run of another stream ({', '.join(known)}); choose another folder"
+            )
+        for task in tasks:
+            if task.name in known and known[task.name] != KnownTask.of(task):
+                raise InputError(
+                    f"{self.folder.path}: task {task.name!r} of this run had other rows; accepted: the same data, "
+                    "with the same data settings, or another folder"
+                )
+
+    def _learn_next(self, tasks: Sequence[Task]) -> None:
+        """Learn, in the order in which they became known, those of the known tasks that are not learnt yet."""
+        given = {task.name: task for task in tasks}
+        waiting = [task.name for task in self.tasks[self.learnt :]]
+        for name in waiting:
+            if name not in given:
+                raise InputError(f"task {name!r} was begun in this run and comes next; give it first")
+        if self.method.learns_jointly and waiting:
+            self._learn_stage(_joined([given[name] for name in waiting]), len(self.tasks) - 1)
+        elif waiting:
+            for index, name in enumerate(waiting, start=self.learnt):
+                self._learn_stage(given[name], index)
+        else:
+            self.progress.message(f"{self.folder.path}: finished already, nothing to do")
+        self.progress.run_finished()
+
+    def _learn_stage(self, task: Task, index: int) -> None:
+        """Train a task to its end, let the method keep what it needs, measure, save."""
+        seed_everything(self.config.seed, index + 1)
+        before = self.method.effective_weights()
+        kept = kept_directions(self.method.space)
+        self.method.begin_task(task, index)
+        optimizer = self.method.optimizer()
+        flight, random_then = self._take_up_flight(optimizer)
+        rows = self.encoder.rows(self.method.training_rows(task, index))
+        plan = Plan(rows, self.config.training, self._order_seed(index), self.folder.path, self.config.report_to)
+        self.progress.stage_started(index, task.name, plan.steps)
+
+        def save(flight: Flight) -> None:
+            self.folder.save_flight(index, flight.step, self._flight_content(flight, optimizer))
+
+        train_task(self.model, self.method, optimizer, self.encoder, plan, self.progress, save, flight, random_then)
+        skipped_refreshes = self.method.skipped_refreshes
+        watch = _Stopwatch()
+        self.method.end_task(task, index)
+        inputs = {} if self.method.learns_jointly else self._held_out_inputs(task)
+        layers = measure(before, self.method.effective_weights(), kept, self.method.space, self._inputs)
+        memory_seconds = watch.lap()
+        scores = [self._score(known, self.config.evaluation.split) for known in self.tasks]
+        stage = Stage(
+            index=index,
+            task=task.name,
+            scores=scores,
+            seconds={"train": flight.seconds, "memory": memory_seconds, "evaluate": watch.lap()},
+            steps=flight.step - flight.skipped,
+            skipped_steps=flight.skipped,
+            skipped_refreshes=skipped_refreshes,
+            layers=layers,
+            train_loss=flight.loss_curve(),
+        )
+        record = self.record.model_copy(deep=True)
+        record.stages = [*record.stages, stage]
+        record.finished = index + 1 == len(record.tasks)
+        self.folder.finish_stage(
+            record, StageFiles(self.method.weights(), self.method.state(), self.method.space, inputs)
+        )
+        self.record = record
+        self._inputs[task.name] = inputs
+        self.progress.stage_finished(index, task.name, scores, sum(stage.seconds.values()))
+
+    def _flight_content(self, flight: Flight, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        return {
+            "flight": vars(flight),
+            "weights": self.method.weights(),
+            "optimizer": optimizer.state_dict(),
+            "random": random_state(),
+        }
+
+    def _take_up_flight(self, optimizer: torch.optim.Optimizer) -> tuple[Flight, dict[str, Any] | None]:
+        """Put back a training that was interrupted; a new one if there is none."""
+        saved = self.folder.flight()
+        if saved is None:
+            return Flight(), None
+        self.method.load_weights(saved["weights"])
+        optimizer.load_state_dict(saved["optimizer"])
+        return Flight(**saved["flight"]), saved["random"]
+
+    def _order_seed(self, index: int) -> int:
+        return self.config.seed * 1000 + index
+
+    def _held_out_inputs(self, task: Task) -> dict[str, Tensor]:
+        rows = self.encoder.rows((task.validation or task.test)[:HELD_OUT_ROWS])
+        batches = (self.encoder.training_batch([row]) for row in rows)
+        inputs = ({key: batch[key].to(self.model.device) for key in batch if key != "labels"} for batch in batches)
+        return collect_inputs(self.model, self.method.layer_names(), inputs)
+
+    def _score(self, task: Task, split: str) -> float | None:
+        examples: list[Example] = task.test if split == "test" else task.validation
+        if not examples:
+            return None
+        score = self.evaluator.score(
+            f"{split}/{task.name}", examples, lambda done, total: self.progress.evaluation_step(task.name, done, total)
+        )
+        self.progress.task_evaluated(task.name, score)
+        return score
+
+
+def kept_directions(space: GradientSpace | None) -> dict[str, Tensor]:
+    """Per layer the columns (width, rank) that are protected now, a copy."""
+    return {name: layer.basis.clone() for name, layer in space.layers.items()} if space else {}
+
+
+def _joined(tasks: Sequence[Task]) -> Task:
+    """All tasks as one."""
+    return Task(
+        " + ".join(task.name for task in tasks),
+        train=[row for task in tasks for row in task.train],
+        validation=[row for task in tasks for row in task.validation],
+        test=[row for task in tasks for row in task.test],
+    )
+
+
+class _Stopwatch:
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def lap(self) -> float:
+        """Seconds since the last call."""
+        last, self._last = self._last, time.monotonic()
+        return self._last - last

@@ -1,0 +1,40 @@
+"""The continual-learning methods by name; each is imported when it is asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from gorp.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from gorp.methods.base import Method
+
+METHODS: dict[str, str] = {
+    "gorp": "gorp.methods.gorp:GORP",
+    "seq-lora": "gorp.methods.seq_lora:SeqLoRA",
+    "inc-lora": "gorp.methods.inc_lora:IncLoRA",
+    "joint": "gorp.methods.joint:Joint",
+}
+
+
+def check_method(name: str) -> str:
+    """Return ``name`` if it is a method's.
+
+    Raises:
+        InputError: it is not; the message lists the methods and the nearest.
+    """
+    if name not in METHODS:
+        raise InputError(f"unknown method {name!r}{nearest(name, METHODS)}; methods: {', '.join(METHODS)}")
+    return name
+
+
+def load_method(name: str) -> type[Method]:
+    """Return the class of a method.
+
+    Raises:
+        InputError: no method has that name.
+    """
+    module, _, class_name = METHODS[check_method(name)].partition(":")
+    method: type[Method] = getattr(import_module(module), class_name)
+    return method

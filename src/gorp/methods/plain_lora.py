@@ -1,0 +1,87 @@
+"""LoRA without protection, the ground of the plain methods: one pair of factors per layer, learnt by AdamW."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from gorp._attach import find_layers
+from gorp.backbones import default_targets
+from gorp.errors import InputError
+from gorp.methods.base import Method
+from gorp.space import GradientSpace
+
+ADAPTER = "default"
+
+
+class PlainLoRA(Method):
+    """W + (alpha / rank) B A on every target layer; a subclass says what happens between tasks."""
+
+    _layers: dict[str, LoraLayer]
+
+    def attach(self, model: nn.Module, space: GradientSpace | None = None) -> None:
+        """Inject the factors into the target layers and freeze everything else."""
+        lora = self.config.lora
+        names = find_layers(model, lora.targets or default_targets(model)[0], "lora.targets")
+        for name in names:
+            _check_rank(name, cast(nn.Linear, model.get_submodule(name)), lora.rank)
+        settings = LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=names,
+            bias="none",
+        )
+        inject_adapter_in_model(settings, model, adapter_name=ADAPTER)
+        self.model = model
+        self._layers = {name: cast(LoraLayer, model.get_submodule(name)) for name in names}
+        for layer in self._layers.values():
+            for factor in (layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]):
+                factor.float()
+
+    def layer_names(self) -> Sequence[str]:
+        """The targets, in the order of the model."""
+        return list(self._layers)
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """AdamW over all factors."""
+        training = self.config.training
+        factors = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        return torch.optim.AdamW(factors, lr=training.lr, weight_decay=training.weight_decay)
+
+    def effective_weights(self) -> dict[str, Tensor]:
+        """W + (alpha / rank) B A."""
+        return {
+            name: layer.get_base_layer().weight.detach().float() + _change(layer)
+            for name, layer in self._layers.items()
+        }
+
+    def weights(self) -> dict[str, Tensor]:
+        """The factors alone: without a merge nothing else changes."""
+        return {name: value for name, value in super().weights().items() if ".lora_" in name}
+
+    def merge(self) -> None:
+        """W += (alpha / rank) B A, then start the factors anew: A at random, B = 0."""
+        for layer in self._layers.values():
+            weight = layer.get_base_layer().weight
+            weight.data.copy_(weight.data.float() + _change(layer))
+            layer.reset_lora_parameters(ADAPTER, init_lora_weights=True)
+
+
+def _check_rank(name: str, layer: nn.Linear, rank: int) -> None:
+    most = min(layer.in_features, layer.out_features)
+    if rank > most:
+        raise InputError(f"lora.rank: {rank} is above the size of layer {name}; accepted: 1 to {most}")
+
+
+@torch.no_grad()
+def _change(layer: LoraLayer) -> Tensor:
+    """(alpha / rank) B A, (out, in), fp32."""
+    A, B = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+    change: Tensor = layer.scaling[ADAPTER] * (B.float() @ A.float())
+    return change

@@ -1,0 +1,336 @@
+"""The folder of a run: what is saved where, in which order, so that a crash at any instant loses nothing saved before.
+
+``state.json`` decides: it names the folders that hold the last finished stage and the training in flight, and is
+replaced last. Everything it does not name is left over from a crash, and removed when the folder is opened::
+
+    config.yaml  environment.json  state.json  record.json  gradient_space.safetensors  report.html
+    task-01-NAME/ test.jsonl validation.jsonl              rows that `learn` and `evaluate` need later
+                  after/ weights.safetensors method.safetensors gradient_space.safetensors inputs.safetensors
+                  step-000200/ flight.json flight.safetensors      while the task trains
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from torch import Tensor
+
+from gorp.checkpoint import (
+    FORMAT_VERSION,
+    check_version,
+    load_state,
+    load_tensors,
+    publish_folder,
+    read_json,
+    save_state,
+    save_tensors,
+    write_json,
+)
+from gorp.errors import GorpError, InputError
+from gorp.report.files import write_text_atomically
+from gorp.report.record import RunRecord
+from gorp.run_config import RunConfig
+from gorp.space import GradientSpace
+from gorp.tasks import Example, Task
+
+STATE, CONFIG, RECORD, SPACE = "state.json", "config.yaml", "record.json", "gradient_space.safetensors"
+_LOCK, _UNFINISHED = "run.lock", ".unfinished"
+
+
+@dataclass
+class KnownTask:
+    """A task of the run: its name, the labels it answers with, and the fingerprint of all its rows."""
+
+    name: str
+    fingerprint: str
+    labels: tuple[str, ...]
+
+    @classmethod
+    def of(cls, task: Task) -> KnownTask:
+        """What is kept of a task in ``state.json``."""
+        return cls(task.name, task.fingerprint(), tuple(task.labels))
+
+
+@dataclass
+class RunState:
+    """What ``state.json`` says.
+
+    Attributes:
+        base_model: fingerprint of the base model.
+        tasks: every task known, learnt or still to come.
+        stages: tasks learnt.
+        after: folder of the last finished stage, relative to the run folder; None before the first.
+        flight: folder of the training in flight, likewise.
+    """
+
+    base_model: str
+    tasks: list[KnownTask] = field(default_factory=list)
+    stages: int = 0
+    after: str | None = None
+    flight: str | None = None
+
+
+@dataclass(frozen=True)
+class StageFiles:
+    """What is kept when a stage is finished."""
+
+    weights: Mapping[str, Tensor]
+    method: Mapping[str, Tensor]
+    space: GradientSpace | None
+    inputs: Mapping[str, Tensor]
+
+
+class RunFolder:
+    """One run's folder; ``state`` is None until `start`.
+
+    Raises:
+        InputError: ``path`` is a file, or holds a state that cannot be read.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path}: is a file; a run needs a folder")
+        self.state = self._read_state()
+
+    @classmethod
+    def of_run(cls, path: str | Path) -> RunFolder:
+        """The folder of an existing run.
+
+        Raises:
+            InputError: there is none.
+        """
+        folder = cls(path)
+        if folder.state is None:
+            raise InputError(f"{folder.path}: no run here ({STATE} is missing); give a folder that `gorp run` made")
+        return folder
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other process out; a lock dies with the process that holds it.
+
+        Raises:
+            GorpError: another process works on this run, or has since this one opened it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise GorpError(f"cannot write to {self.path}: {error.strerror or error}") from error
+        try:
+            if not _try_lock(descriptor):
+                holder = os.read(descriptor, 100).decode(errors="replace").strip() or "unknown"
+                raise GorpError(f"{self.path}: process {holder} works on this run; wait for it, or end it")
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{os.getpid()}\n".encode())
+            if self._read_state() != self.state:
+                raise GorpError(f"{self.path}: another process has gone on with this run since it was opened here")
+            yield
+        finally:
+            os.close(descriptor)
+
+    def start(self, base_model: str, config: RunConfig, record: RunRecord) -> None:
+        """Make the folder of a new run."""
+        write_text_atomically(self.path / CONFIG, config.to_yaml())
+        write_json(self.path / "environment.json", record.environment)
+        record.save(self.path / RECORD)
+        self._write_state(RunState(base_model))
+
+    def config(self) -> RunConfig:
+        """The resolved configuration of the run."""
+        return RunConfig.from_yaml(self.path / CONFIG)
+
+    def add_tasks(self, tasks: list[Task], record: RunRecord) -> None:
+        """Remember tasks, their rows for evaluation, and a record that has a column for each."""
+        state = self._state()
+        for position, task in enumerate(tasks, start=len(state.tasks)):
+            folder = self.path / task_folder(position, task.name)
+            for split, rows in (("test", task.test), ("validation", task.validation)):
+                lines = [json.dumps(_plain(row)) for row in rows]
+                write_text_atomically(folder / f"{split}.jsonl", "".join(f"{line}\n" for line in lines))
+        record.save(self.path / RECORD)
+        known = [*state.tasks, *(KnownTask.of(task) for task in tasks)]
+        self._write_state(RunState(state.base_model, known, state.stages, state.after, state.flight))
+
+    def tasks(self) -> list[Task]:
+        """Every known task with the rows kept for evaluation; no training rows."""
+        tasks = []
+        for position, known in enumerate(self._state().tasks):
+            folder = self.path / task_folder(position, known.name)
+            rows = {split: _read_rows(folder / f"{split}.jsonl") for split in ("test", "validation")}
+            tasks.append(Task(known.name, [], rows["validation"], rows["test"], known.labels))
+        return tasks
+
+    def record(self) -> RunRecord:
+        """The record as of the last finished stage."""
+        state = self._state()
+        record = RunRecord.load(self.path / RECORD)
+        width = len(state.tasks)
+        for stage in record.stages:
+            stage.scores = stage.scores[:width]
+        record.stages = [stage for stage in record.stages if stage.index < state.stages]
+        record.zero_shot = record.zero_shot[:width]
+        record.tasks = record.tasks[:width]
+        record.finished = 0 < width == state.stages
+        return record
+
+    def save_flight(self, task: int, step: int, flight: Mapping[str, Any]) -> None:
+        """Save a training in flight; it replaces the one before."""
+        state = self._state()
+        parent = task_folder(task, state.tasks[task].name)
+        name = f"{parent}/step-{step:06d}"
+        self._publish(name, lambda folder: save_state(folder, "flight", dict(flight)))
+        before = state.flight
+        self._write_state(RunState(state.base_model, state.tasks, state.stages, state.after, name))
+        if before and before != name:
+            shutil.rmtree(self.path / before, ignore_errors=True)
+
+    def flight(self) -> dict[str, Any] | None:
+        """The training in flight, as it was given to `save_flight`; None between tasks."""
+        name = self._state().flight
+        return None if name is None else load_state(self.path / name, "flight")
+
+    def finish_stage(self, record: RunRecord, files: StageFiles) -> None:
+        """Save a finished stage with the record that ends in it; the training in flight is over."""
+        state = self._state()
+        stages = record.stages[-1].index + 1
+        name = f"{task_folder(stages - 1, state.tasks[stages - 1].name)}/after"
+        self._publish(name, lambda folder: _write_stage(folder, files))
+        record.save(self.path / RECORD)
+        self._write_state(RunState(state.base_model, state.tasks, stages, name, None))
+        self._tidy()
+
+    def stage_files(self) -> StageFiles | None:
+        """What the last finished stage left, without the inputs; None before the first."""
+        name = self.state.after if self.state else None
+        if name is None:
+            return None
+        folder = self.path / name
+        weights, method = (load_tensors(folder / f"{part}.safetensors") for part in ("weights", "method"))
+        space = GradientSpace.load(folder / SPACE) if (folder / SPACE).exists() else None
+        return StageFiles(weights, method, space, {})
+
+    def inputs(self) -> dict[str, dict[str, Tensor]]:
+        """Held-out layer inputs of every task learnt so far, by task."""
+        inputs = {}
+        state = self._state()
+        for position, known in enumerate(state.tasks[: state.stages]):
+            path = self.path / task_folder(position, known.name) / "after" / "inputs.safetensors"
+            if path.exists():
+                inputs[known.name] = load_tensors(path)
+        return inputs
+
+    def _tidy(self) -> None:
+        """Remove what ``state.json`` does not name; copy the last gradient space to its place."""
+        state = self._state()
+        for leftover in [*self.path.glob("task-*/step-*"), *self.path.glob(f"task-*/{_UNFINISHED}")]:
+            if leftover.relative_to(self.path).as_posix() != state.flight:
+                shutil.rmtree(leftover, ignore_errors=True)
+        if state.after and (space := self.path / state.after / SPACE).exists():
+            temporary = self.path / f".{SPACE}.tmp"
+            shutil.copyfile(space, temporary)
+            temporary.replace(self.path / SPACE)
+
+    def _publish(self, name: str, write: Callable[[Path], None]) -> None:
+        final = self.path / name
+        unfinished = final.parent / _UNFINISHED
+        try:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+            write(unfinished)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise GorpError(f"cannot write {final}: {error}; what was saved before is untouched") from error
+        publish_folder(unfinished, final)
+
+    def _state(self) -> RunState:
+        if self.state is None:
+            raise InputError(f"{self.path}: no run here ({STATE} is missing)")
+        return self.state
+
+    def _read_state(self) -> RunState | None:
+        path = self.path / STATE
+        if not path.exists():
+            return None
+        content = read_json(path)
+        check_version(path, content)
+        try:
+            tasks = [KnownTask(task["name"], task["fingerprint"], tuple(task["labels"])) for task in content["tasks"]]
+            return RunState(content["base_model"], tasks, content["stages"], content["after"], content["flight"])
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{path}: key {error} is missing or wrong; the file is damaged") from None
+
+    def _write_state(self, state: RunState) -> None:
+        write_json(
+            self.path / STATE,
+            {
+                "format_version": FORMAT_VERSION,
+                "base_model": state.base_model,
+                "tasks": [vars(task) for task in state.tasks],
+                "stages": state.stages,
+                "after": state.after,
+                "flight": state.flight,
+            },
+        )
+        self.state = state
+
+
+def task_folder(position: int, name: str) -> str:
+    """``task-01-NAME`` for position 0; characters that a file system may refuse become ``_``."""
+    return f"task-{position + 1:02d}-{re.sub(r'[^A-Za-z0-9._-]', '_', name)}"
+
+
+def _write_stage(folder: Path, files: StageFiles) -> None:
+    save_tensors(folder / "weights.safetensors", files.weights)
+    save_tensors(folder / "method.safetensors", files.method)
+    save_tensors(folder / "inputs.safetensors", files.inputs)
+    if files.space is not None:
+        files.space.save(folder / SPACE)
+
+
+def _plain(row: Example) -> dict[str, Any]:
+    return {
+        "prompt": row.prompt,
+        "answer": row.answer,
+        "truncatable": row.truncatable,
+        "references": row.references,
+        "messages": row.messages,
+    }
+
+
+def _read_rows(path: Path) -> list[Example]:
+    rows = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}); the run folder is damaged") from None
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            start, end = row["truncatable"]
+            messages = tuple((role, content) for role, content in row["messages"])
+            rows.append(Example(row["prompt"], row["answer"], (start, end), tuple(row["references"]), messages))
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}:{number}: not a row of a run ({error}); the run folder is damaged") from None
+    return rows
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this platform
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

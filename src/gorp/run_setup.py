@@ -1,0 +1,111 @@
+"""What a run starts from: its stream, its settled configuration, and a record of where it was made."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+from gorp.errors import InputError
+from gorp.methods import check_method
+from gorp.report.record import RunRecord
+from gorp.run_config import RunConfig
+from gorp.run_folder import RunFolder
+from gorp.tasks import TaskStream
+
+#: Settings that may change when a run is gone on with: nothing that is learnt depends on them.
+FREE_SETTINGS = ("name", "report_to", "model", "stream", "data.dir", "evaluation.batch_size", "training.save_every")
+
+
+def load_stream(config: RunConfig) -> TaskStream:
+    """The stream that a configuration names.
+
+    Raises:
+        InputError: no such stream, or its data is missing or damaged.
+    """
+    if config.stream is None:
+        raise InputError("key 'stream': is missing; accepted: builtin, standard-cl/1, long/4 ..., or a YAML file")
+    data = config.data
+    read = TaskStream.from_yaml if config.stream.endswith((".yaml", ".yml")) else TaskStream.from_name
+    return read(
+        config.stream,
+        data_dir=data.dir,
+        train_rows=data.train_rows,
+        test_rows=data.test_rows,
+        validation_rows=data.validation_rows,
+        seed=config.seed,
+        name_task_in_prompt=data.name_task_in_prompt,
+    )
+
+
+def settle_config(folder: RunFolder, method: str | None, config: RunConfig | None) -> RunConfig:
+    """The configuration to work with: the folder's where it has one, else that given, else the defaults.
+
+    Raises:
+        InputError: the folder's differs from the given one in what is learnt.
+    """
+    given = config
+    if method is not None:
+        check_method(method)
+        given = (config or RunConfig(model=None, stream=None)).model_copy(update={"method": method})
+    if folder.state is None:
+        return given or RunConfig(model=None, stream=None)
+    saved = folder.config()
+    if config is None:
+        if method is not None and method != saved.method:
+            raise InputError(f"{folder.path}: is a run of method {saved.method!r}, not {method!r}")
+        return saved
+    ours, theirs = (_flat(settings.model_dump(mode="json")) for settings in (given or config, saved))
+    for key in ours:
+        if key not in FREE_SETTINGS and ours[key] != theirs.get(key):
+            raise InputError(
+                f"{folder.path}: is a run with {key} = {theirs.get(key)!r}, not {ours[key]!r}; "
+                "choose another folder, or put the setting back"
+            )
+    return given or config
+
+
+def describe_environment() -> dict[str, Any]:
+    """What a run was made on: versions, machine, threads, device."""
+    versions = {}
+    for package in ("gorp-cl", "torch", "transformers", "peft", "accelerate", "numpy"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    device = PartialState().device
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor_count": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        **versions,
+    }
+
+
+def new_record(config: RunConfig, path: Path) -> RunRecord:
+    """The record of a run that has learnt nothing yet; ``path`` is its folder."""
+    return RunRecord(
+        name=config.name or path.name,
+        method=config.method,
+        model=config.model or "given",
+        stream=config.stream or "given",
+        tasks=[],
+        seed=config.seed,
+        config=config.model_dump(mode="json"),
+        environment=describe_environment(),
+    )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat

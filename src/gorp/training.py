@@ -1,0 +1,297 @@
+"""Training one task on transformers' Trainer: exact to resume, safe against steps that are not finite."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import Sampler, SequentialSampler
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from gorp.checkpoint import set_random_state
+from gorp.encoding import IGNORED, Encoder, Row, answer_loss
+from gorp.errors import GorpError
+from gorp.evaluation import autocast
+from gorp.methods.base import Method
+from gorp.progress import Progress
+from gorp.run_config import TrainingConfig
+
+MOST_SKIPPED_IN_A_ROW = 5
+_LENGTH_WINDOW = 16  # batches whose rows are sorted by length together
+_LOSS_POINTS = 100
+
+
+@dataclass
+class Flight:
+    """How far the training of a task has come.
+
+    Attributes:
+        step: optimizer steps done, skipped ones included.
+        losses: (step, mean loss per answer token) of the steps that were taken.
+        skipped: steps skipped because a loss or a gradient was not finite.
+        skipped_in_a_row: of these, how many since the last good one.
+        seconds: wall-clock time spent.
+    """
+
+    step: int = 0
+    losses: list[list[float]] = field(default_factory=list)
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    seconds: float = 0.0
+
+    def loss_curve(self) -> list[tuple[int, float]]:
+        """At most 100 points (step, loss), each the mean over a stretch of steps."""
+        stretch = max(1, math.ceil(len(self.losses) / _LOSS_POINTS))
+        parts = (self.losses[first : first + stretch] for first in range(0, len(self.losses), stretch))
+        return [(int(part[-1][0]), sum(loss for _, loss in part) / len(part)) for part in parts]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that stays the same while a task trains.
+
+    Attributes:
+        rows: the task's rows.
+        seed: of the run and stage; with it the order of rows over all epochs is settled before the first step.
+        folder: existing folder for what trackers write.
+        report_to: trackers of transformers.
+    """
+
+    rows: Sequence[Row]
+    config: TrainingConfig
+    seed: int
+    folder: Path
+    report_to: Sequence[str] = ()
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows that one optimizer step sees."""
+        return self.config.batch_size * self.config.accumulation_steps
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the task."""
+        return math.ceil(len(self.rows) * self.config.epochs / self.rows_per_step)
+
+    def remaining(self, step: int) -> list[Row]:
+        """The rows still to be seen after ``step`` steps, in order."""
+        lengths = [len(row.prompt) + len(row.answer) for row in self.rows]
+        order = row_order(len(self.rows), self.config.epochs, self.seed)
+        if self.config.group_by_length:
+            order = group_by_length(order, lengths, self.rows_per_step, self.seed)
+        return [self.rows[index] for index in order[step * self.rows_per_step :]]
+
+    def rate(self, step: int) -> float:
+        """Learning rate of step ``step`` (from 0) as a share of its peak."""
+        warm = math.ceil(self.config.warmup * self.steps)
+        if step < warm:
+            return (step + 1) / warm
+        done = (step - warm) / max(1, self.steps - warm)
+        shapes = {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 + 0.5 * math.cos(math.pi * done)}
+        return max(0.0, shapes[self.config.schedule])
+
+
+def row_order(rows: int, epochs: int, seed: int) -> list[int]:
+    """Every epoch's shuffled row indices, one epoch after the other."""
+    generator = np.random.default_rng(seed)
+    return [int(index) for _ in range(epochs) for index in generator.permutation(rows)]
+
+
+def group_by_length(order: Sequence[int], lengths: Sequence[int], rows_per_step: int, seed: int) -> list[int]:
+    """Reorder rows within windows of 16 steps so that a step's rows are of like length; steps stay shuffled."""
+    generator = np.random.default_rng([seed, 1])
+    window = _LENGTH_WINDOW * rows_per_step
+    grouped: list[int] = []
+    for first in range(0, len(order), window):
+        by_length = sorted(order[first : first + window], key=lambda index: lengths[index])
+        whole = len(by_length) // rows_per_step
+        steps = [by_length[step * rows_per_step : (step + 1) * rows_per_step] for step in range(whole)]
+        grouped += [index for step in generator.permutation(whole) for index in steps[step]]
+        grouped += by_length[whole * rows_per_step :]
+    return grouped
+
+
+def train_task(
+    model: PreTrainedModel,
+    method: Method,
+    optimizer: torch.optim.Optimizer,
+    encoder: Encoder,
+    plan: Plan,
+    progress: Progress,
+    save: Callable[[Flight], None],
+    flight: Flight | None = None,
+    resumed_random_state: dict[str, Any] | None = None,
+) -> Flight:
+    """Train one task to its end, or to the end of what remains of it.
+
+    Args:
+        save: called every ``save_every`` steps, after the last step, and before stopping on bad steps; the model, the
+            optimizer and the random state are then as after ``flight.step`` steps.
+        flight: where a saved training stands, with ``resumed_random_state`` as it was then.
+
+    Raises:
+        GorpError: five steps in a row were not finite; the last good state has been saved.
+    """
+    flight = flight or Flight()
+    if flight.step < plan.steps:
+        trainer = _TaskTrainer(model, method, optimizer, encoder, plan, flight)
+        trainer.add_callback(_Keeper(trainer, progress, save, resumed_random_state))
+        trainer.train()
+        optimizer.zero_grad(set_to_none=True)
+    elif resumed_random_state is not None:
+        set_random_state(resumed_random_state)
+    return flight
+
+
+class _TaskTrainer(Trainer):
+    """Trainer over rows in a settled order, with our loss: the mean over answer tokens plus the method's penalty."""
+
+    loss_is_scaled_for_ga = True  # compute_loss divides by the tokens of the whole accumulated batch
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        method: Method,
+        optimizer: torch.optim.Optimizer,
+        encoder: Encoder,
+        plan: Plan,
+        flight: Flight,
+    ) -> None:
+        first = flight.step
+        arguments = TrainingArguments(
+            output_dir=str(plan.folder),
+            num_train_epochs=1,
+            per_device_train_batch_size=plan.config.batch_size,
+            gradient_accumulation_steps=plan.config.accumulation_steps,
+            max_grad_norm=plan.config.max_grad_norm,
+            seed=plan.seed,
+            save_strategy="no",
+            logging_strategy="steps" if plan.report_to else "no",
+            logging_steps=10,
+            logging_nan_inf_filter=False,
+            disable_tqdm=True,
+            report_to=list(plan.report_to) or "none",
+            remove_unused_columns=False,
+            dataloader_pin_memory=torch.cuda.is_available(),
+        )
+        super().__init__(
+            model=model,
+            args=arguments,
+            data_collator=encoder.training_batch,
+            train_dataset=plan.remaining(first),  # type: ignore[arg-type]  # a list is a dataset
+            optimizers=(optimizer, LambdaLR(optimizer, lambda step: plan.rate(first + step))),
+        )
+        self.remove_callback(PrinterCallback)
+        self.model_accepts_loss_kwargs = True
+        self.method, self.encoder, self.plan, self.flight = method, encoder, plan, flight
+        self.step_loss = torch.zeros((), device=model.device)
+        if plan.config.gradient_checkpointing:
+            enable_checkpointing(model)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, Tensor]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Tensor]], int]:
+        batches = list(itertools.islice(epoch_iterator, num_batches))
+        return batches, sum(int((batch["labels"] != IGNORED).sum()) for batch in batches)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        loss = answer_loss(model, inputs, self.encoder.keeps_last_logits) / (num_items_in_batch or 1)
+        self.step_loss += loss.detach()
+        penalty = self.method.penalty(inputs)
+        return loss if penalty is None else loss + penalty / self.current_gradient_accumulation_steps
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager[object]:
+        return autocast(self.model.device, self.plan.config.precision)
+
+    def floating_point_ops(self, inputs: dict[str, Tensor]) -> int:
+        return 0
+
+
+class _Keeper(TrainerCallback):
+    """Skips steps that are not finite, keeps count, reports progress, and saves."""
+
+    def __init__(
+        self,
+        trainer: _TaskTrainer,
+        progress: Progress,
+        save: Callable[[Flight], None],
+        resumed_random_state: dict[str, Any] | None,
+    ) -> None:
+        self.trainer, self.progress, self.save = trainer, progress, save
+        self.resumed_random_state = resumed_random_state
+        self.started = time.monotonic()
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.resumed_random_state is not None:  # not before: making the data loader draws random numbers
+            set_random_state(self.resumed_random_state)
+            self.resumed_random_state = None
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        trainer, flight = self.trainer, self.trainer.flight
+        loss = trainer.step_loss.item()
+        trainer.step_loss.zero_()
+        if math.isfinite(loss) and _gradients_are_finite(trainer.model):
+            flight.losses.append([flight.step + 1, loss])
+            flight.skipped_in_a_row = 0
+        else:
+            trainer.model.zero_grad(set_to_none=True)
+            flight.skipped += 1
+            flight.skipped_in_a_row += 1
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        flight, plan = self.trainer.flight, self.trainer.plan
+        flight.step += 1
+        now = time.monotonic()
+        flight.seconds, self.started = flight.seconds + now - self.started, now
+        self.progress.training_step(flight.step, flight.losses[-1][1] if flight.losses else None)
+        hopeless = flight.skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW
+        if hopeless or flight.step % plan.config.save_every == 0 or flight.step == plan.steps:
+            self.save(flight)
+        if hopeless:
+            raise GorpError(
+                f"loss or gradient was not finite in {flight.skipped_in_a_row} steps in a row (up to step "
+                f"{flight.step} of {plan.steps}); the weights are saved as after the last good step. "
+                "A lower learning rate (training.lr, training.full_rank_lr) or precision fp32 may help"
+            )
+
+
+def _gradients_are_finite(model: nn.Module) -> bool:
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    if not gradients:
+        return True
+    return bool(torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all())
+
+
+def enable_checkpointing(model: PreTrainedModel) -> None:
+    """Recompute activations in the backward pass instead of keeping them."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})

@@ -1,0 +1,119 @@
+"""Tiny models, tokenizers and streams, made on the spot: nothing is downloaded and nothing takes long."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+WORDS = (
+    "the a this that one some red green blue cat dog bird fish sings runs sleeps eats near far old new big small "
+    "What is named ? Choose one from the option . Option : , Answer colour animal act yes no"
+).split()
+TASKS = {
+    "colour": ("red", "green", "blue"),
+    "animal": ("cat", "dog", "bird"),
+    "act": ("runs", "sleeps", "eats"),
+}
+
+
+def make_tokenizer(kind: str) -> PreTrainedTokenizerBase:
+    """One token a word; seq2seq prompts close with </s>, causal ones open with <s>."""
+    vocabulary = {word: index for index, word in enumerate(["<pad>", "</s>", "<s>", "<unk>", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    single = "$A </s>" if kind == "seq2seq" else "<s> $A"
+    tokenizer.post_processor = processors.TemplateProcessing(single=single, special_tokens=[("</s>", 1), ("<s>", 2)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", bos_token="<s>", unk_token="<unk>"
+    )
+
+
+def make_model(kind: str) -> PreTrainedModel:
+    """A random T5 or LLaMA (with grouped-query attention) of a few thousand weights."""
+    torch.manual_seed(1)
+    size = len(WORDS) + 4
+    if kind == "seq2seq":
+        return T5ForConditionalGeneration(
+            T5Config(
+                vocab_size=size,
+                d_model=32,
+                d_kv=8,
+                d_ff=64,
+                num_layers=2,
+                num_heads=4,
+                dropout_rate=0.1,
+                decoder_start_token_id=0,
+                pad_token_id=0,
+                eos_token_id=1,
+            )
+        )
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=size,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            pad_token_id=0,
+            eos_token_id=1,
+            bos_token_id=2,
+            attention_dropout=0.1,
+        )
+    )
+
+
+def write_stream(folder: Path, train_rows: int = 24, test_rows: int = 9) -> Path:
+    """Three tasks, told apart by their instruction, over the same texts; returns the stream's YAML file."""
+    generator = random.Random(0)
+    entries = []
+    for name, labels in TASKS.items():
+        for part, count in (("train", train_rows), ("test", test_rows)):
+            rows = []
+            for number in range(count):
+                words = [generator.choice(choice) for choice in TASKS.values()]
+                noise = generator.choices(WORDS[:6], k=2 + number % 5)
+                rows.append({"text": " ".join([*noise, *words]), "label": words[list(TASKS).index(name)]})
+            lines = "".join(json.dumps(row) + "\n" for row in rows)
+            (folder / f"{name}-{part}.jsonl").write_text(lines)
+        entries.append(
+            f"  - {{name: {name}, path: {name}-train.jsonl, test: {name}-test.jsonl, labels: [{', '.join(labels)}], "
+            f'instruction: "What {name} is named ? Choose one from the option ."}}\n'
+        )
+    path = folder / "stream.yaml"
+    path.write_text("name: tiny\nvalidation_rows: 4\ntasks:\n" + "".join(entries))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of a tiny model of each kind, as ``from_pretrained`` reads them."""
+    folders = {}
+    for kind in ("seq2seq", "causal"):
+        folders[kind] = tmp_path_factory.mktemp(kind)
+        make_model(kind).save_pretrained(folders[kind])
+        make_tokenizer(kind).save_pretrained(folders[kind])
+    return folders
+
+
+@pytest.fixture(scope="session")
+def tiny_stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The YAML file of a stream of three small tasks."""
+    return write_stream(tmp_path_factory.mktemp("stream"))
