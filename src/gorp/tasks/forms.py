@@ -1,0 +1,160 @@
+"""From records to rows: the three forms a row may have, ``text`` + ``label``, ``prompt`` + ``completion``,
+``messages``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from gorp.errors import InputError, nearest
+from gorp.tasks.prompts import Template, messages_example, prompt_example
+from gorp.tasks.readers import Record
+from gorp.tasks.task import Example
+
+FormName = Literal["text", "prompt", "messages"]
+
+#: The columns of each form, and other names they go by in public data sets.
+FORMS: dict[FormName, tuple[str, ...]] = {
+    "text": ("text", "label"),
+    "prompt": ("prompt", "completion"),
+    "messages": ("messages",),
+}
+_ALIASES = {"text": ("sentence", "input"), "label": ("output",)}
+_ACCEPTED = "text and label; prompt and completion; or messages"
+
+#: More different labels than this are taken for free answers that were not declared as such.
+MOST_LABELS = 100
+
+
+@dataclass(frozen=True)
+class Row:
+    """A record understood: what is asked (``text``, the prompt, or the joined turns), what is the answer."""
+
+    where: str
+    form: FormName
+    text: str
+    answer: str
+    references: tuple[str, ...] = ()
+    turns: tuple[tuple[str, str], ...] = ()
+
+    def example(self, template: Template) -> Example:
+        """Return the example; the template is for rows of the form ``text``, the others bring their prompt along."""
+        if self.form == "prompt":
+            return prompt_example(self.text, self.answer)
+        if self.form == "messages":
+            return messages_example(self.turns, self.answer)
+        return template.example(self.text, self.answer, self.references)
+
+
+def to_rows(records: Sequence[Record], columns: Mapping[str, str] | None = None) -> list[Row]:
+    """Understand records; ``columns`` maps the names of ``FORMS`` to those used in the file.
+
+    Raises:
+        InputError: a column is missing or a value is empty or of the wrong kind; the message names file and line.
+    """
+    renamed = dict(columns or {})
+    known = [column for form in FORMS.values() for column in form]
+    for column in renamed:
+        if column not in known:
+            raise InputError(f"columns: {column!r} is not one of {', '.join(known)}{nearest(column, known)}")
+    return [_to_row(record, renamed) for record in records]
+
+
+def check_labels(rows: Sequence[Row], labels: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the labels of a task: those given, or where ``None``, those that occur, sorted.
+
+    Rows of other forms than ``text`` have free answers unless labels are given.
+
+    Raises:
+        InputError: a row's label is not among those given, or too many differ for labels that were not given.
+    """
+    if labels:
+        for row in rows:
+            if row.answer not in labels:
+                raise InputError(
+                    f"{row.where}: label {row.answer!r} is not one of {', '.join(labels)}{nearest(row.answer, labels)}"
+                )
+        return tuple(labels)
+    if labels is not None or any(row.form != "text" for row in rows):
+        return ()
+    found = sorted({row.answer for row in rows})
+    if len(found) > MOST_LABELS:
+        raise InputError(
+            f"{rows[0].where.rpartition(':')[0] or rows[0].where}: {len(found)} different labels; "
+            "for free answers say so with an empty list of labels, else list the labels"
+        )
+    return tuple(found)
+
+
+def _to_row(record: Record, columns: Mapping[str, str]) -> Row:
+    form = _form(record, columns)
+    if form == "messages":
+        return _conversation(record, _value(record, "messages", columns))
+    asked, answered = FORMS[form]
+    answers = _answers(record, _value(record, answered, columns))
+    text = _value(record, asked, columns)
+    if not isinstance(text, str) or not text.strip():
+        column = columns.get(asked, asked)
+        raise InputError(f"{record.where}: column {column!r} must be a text that is not empty, found {text!r}")
+    return Row(record.where, form, text, answers[0], (*answers[1:], *_more_references(record, answers[0])))
+
+
+def _form(record: Record, columns: Mapping[str, str]) -> FormName:
+    """Return the form whose columns the record has."""
+    candidates = [form for form, names in FORMS.items() if set(columns) <= set(names)] if columns else list(FORMS)
+    best: tuple[str, ...] = ()
+    for form in candidates:
+        missing = [columns.get(name, name) for name in FORMS[form] if _column(record, name, columns) is None]
+        if not missing:
+            return form
+        if len(missing) < len(FORMS[form]) or columns:
+            best = (*best, *missing)
+    found = [str(column) for column in record.values]
+    if len(best) == 1:
+        wanted = f"column {best[0]!r} is missing{nearest(best[0], found)}"
+    else:
+        wanted = f"missing columns: {', '.join(best)}" if best else "no known columns"
+    raise InputError(f"{record.where}: {wanted}; found: {', '.join(found) or 'none'}; accepted: {_ACCEPTED}")
+
+
+def _column(record: Record, name: str, columns: Mapping[str, str]) -> str | None:
+    """Return the record's column that holds ``name``, if it has one."""
+    names = (columns[name],) if name in columns else (name, *_ALIASES.get(name, ()))
+    return next((candidate for candidate in names if candidate in record.values), None)
+
+
+def _value(record: Record, name: str, columns: Mapping[str, str]) -> Any:
+    column = _column(record, name, columns)
+    return record.values[column] if column is not None else None
+
+
+def _answers(record: Record, value: Any) -> tuple[str, ...]:
+    """Return the answers of a cell: a text, a whole number, a yes/no, or a list of texts whose first is trained on."""
+    answers = value if isinstance(value, list) and value else [value]
+    if not all(isinstance(answer, str | int) and str(answer).strip() for answer in answers):
+        raise InputError(f"{record.where}: the answer must be a text that is not empty, found {value!r}")
+    return tuple(str(answer) for answer in answers)
+
+
+def _more_references(record: Record, answer: str) -> tuple[str, ...]:
+    """Return the other accepted answers of a row with a list of them under ``labels``."""
+    listed = record.values.get("labels")
+    return tuple(str(other) for other in listed if other != answer) if isinstance(listed, list) else ()
+
+
+def _conversation(record: Record, messages: Any) -> Row:
+    turns = []
+    for message in messages if isinstance(messages, list) else ():
+        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
+            raise InputError(f"{record.where}: a message needs 'role' and 'content', found {message!r:.80}")
+        turns.append((str(message["role"]), str(message["content"] or "")))
+    if len(turns) < 2 or turns[-1][0] != "assistant" or not turns[-1][1].strip():
+        raise InputError(f"{record.where}: messages must be a list of turns whose last is the assistant's answer")
+    text = "\n".join(content for _, content in turns[:-1])
+    return Row(record.where, "messages", text, turns[-1][1], turns=tuple(turns[:-1]))
+
+
+def named_labels(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
+    """Return rows whose numbered labels (0, 1, ...) are replaced by ``names``."""
+    return [replace(row, answer=names[int(row.answer)]) if row.answer.isdigit() else row for row in rows]

@@ -1,0 +1,108 @@
+"""The YAML file of a stream, validated key by key."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from gorp.errors import InputError, nearest
+from gorp.tasks.prompts import WHOLE_TEXT
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TaskEntry(_Strict):
+    """One task of a stream file; exactly one of ``path``, ``hub`` and ``builtin`` says where its rows are."""
+
+    name: str | None = Field(None, min_length=1)
+    path: str | None = Field(None, description="a file, or a folder with train.*, test.* and labels.json")
+    hub: str | None = Field(None, description="a data set of the datasets hub, NAME or NAME@CONFIG")
+    builtin: str | None = Field(None, description="a task of the built-in stream")
+    test: str | None = Field(None, description="a file of test rows")
+    labels: list[str] | None = Field(None, description="in the prompt's order; [] for free answers")
+    instruction: str | None = None
+    columns: dict[str, str] | None = Field(None, description="the file's column for text, label, prompt, ...")
+    passage: str = Field(WHOLE_TEXT, description="regular expression; of a text, its longest group may be cut")
+    list_options: bool = Field(True, description="whether the prompt lists the labels")
+
+    @field_validator("passage")
+    @classmethod
+    def _compiles(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"not a regular expression ({error})") from None
+        return pattern
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TaskEntry:
+        given = [key for key in ("path", "hub", "builtin") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError(f"needs exactly one of path, hub and builtin, has {' and '.join(given) or 'none'}")
+        return self
+
+
+class StreamFile(_Strict):
+    """A stream: a list of ``tasks``, or a ``benchmark`` by name with the folder of its ``data``."""
+
+    name: str | None = Field(None, min_length=1)
+    tasks: list[TaskEntry] = []
+    benchmark: str | None = None
+    data: str | None = Field(None, description="folder of the benchmark's data; $GORP_DATA if not given")
+    train_rows: int | None = Field(None, ge=1)
+    test_rows: int | None = Field(None, ge=1)
+    validation_rows: int | None = Field(None, ge=0)
+    seed: int = Field(0, ge=0)
+    name_task_in_prompt: bool = False
+
+    @model_validator(mode="after")
+    def _tasks_or_benchmark(self) -> StreamFile:
+        if bool(self.tasks) == (self.benchmark is not None):
+            raise ValueError("needs either tasks, a list that is not empty, or benchmark, a name")
+        return self
+
+    @classmethod
+    def read(cls, path: Path) -> StreamFile:
+        """Read and validate a stream file.
+
+        Raises:
+            InputError: it is missing, not UTF-8, not YAML, or a key is wrong; the message names file and line or key.
+        """
+        content = _read_yaml(path)
+        if not isinstance(content, dict):
+            raise InputError(f"{path}: expected keys such as name and tasks, found {content!r:.60}")
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            problems = error.errors(include_url=False)
+            first = _problem(problems[0]["loc"], problems[0]["type"], problems[0]["msg"])
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            raise InputError(f"{path}: {first}{more}") from None
+
+
+def _read_yaml(path: Path) -> object:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such stream file") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: byte {error.start} is not UTF-8") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise InputError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
+
+
+def _problem(location: tuple[int | str, ...], kind: str, message: str) -> str:
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+    if kind == "extra_forbidden":
+        accepted = list((TaskEntry if "tasks" in location else StreamFile).model_fields)
+        return f"unknown key '{key}'{nearest(str(location[-1]), accepted)}; accepted: {', '.join(accepted)}"
+    return (f"key '{key}': " if key else "") + message.removeprefix("Value error, ")

@@ -1,0 +1,46 @@
+"""What a task is: prompts with their answers, split for training, validation and test."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt and the answer wanted for it.
+
+    ``truncatable`` is the span of ``prompt``, in characters, that may be shortened when the prompt is too long: the
+    passage, never the question or the answer cue. ``references`` are further answers that count as right.
+    ``messages`` holds the ``(role, content)`` turns before the answer if the row was a conversation; ``prompt`` is
+    then its plain rendering, for tokenizers without a chat template.
+    """
+
+    prompt: str
+    answer: str
+    truncatable: tuple[int, int]
+    references: tuple[str, ...] = ()
+    messages: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Task:
+    """Examples of one task. ``labels`` lists the answers there are, in the prompt's order; ``()`` is free
+    generation."""
+
+    name: str
+    train: list[Example]
+    validation: list[Example]
+    test: list[Example]
+    labels: tuple[str, ...] = ()
+
+    def fingerprint(self) -> str:
+        """Return a sha256 over name, labels and rows, in their order."""
+        digest = hashlib.sha256(json.dumps([self.name, self.labels]).encode())
+        for rows in (self.train, self.validation, self.test):
+            digest.update(f"{len(rows)}\n".encode())
+            for row in rows:
+                fields = [row.prompt, row.answer, row.truncatable, row.references, row.messages]
+                digest.update(json.dumps(fields).encode())
+        return digest.hexdigest()
