@@ -48,7 +48,7 @@ def test_dominant_subspace_catches_the_energy_of_the_exact_one(shape: tuple[int,
     u, v, block = dominant_subspace(matrix, start, 8)
     exact = torch.linalg.svdvals(matrix)[..., :8].square().sum()
     assert (u.mT @ matrix @ v).square().sum() >= 0.999 * exact
-    eye = torch.eye(8, dtype=torch.float64).expand(u.mT.shape[:-2] + (8, 8))
+    eye = torch.eye(8, dtype=torch.float64).expand((*u.shape[:-2], 8, 8))
     torch.testing.assert_close(u.mT @ u, eye)
     torch.testing.assert_close(v.mT @ v, eye)
     assert block.shape == (*shape[:-2], shape[-1], 24)

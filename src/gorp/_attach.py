@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -50,7 +51,7 @@ def attach(model: Model, config: GORPConfig, space: GradientSpace | None = None)
         if name in full_rank_names:
             raise InputError(f"layer {name} matches both lora_targets and full_rank_targets; it can learn one way only")
     for name in [*lora_names, *full_rank_names]:
-        _check_layer(name, model.get_submodule(name), config.rank)
+        _check_layer(name, cast(nn.Linear, model.get_submodule(name)), config.rank)
 
     model.requires_grad_(False)
     space = space or GradientSpace(float(config.max_share or 1.0), str(getattr(model, "name_or_path", "")))
@@ -61,9 +62,9 @@ def attach(model: Model, config: GORPConfig, space: GradientSpace | None = None)
         module = model.get_submodule(name)
         kept = _layer_space(space, name, module, config, is_lora=name in lora_names)
         if name in lora_names:
-            layers[name] = LoRALayer(module, name, config, kept, index)
+            layers[name] = LoRALayer(cast(PeftLinear, module), name, config, kept, index)
         else:
-            layers[name] = projected = ProjectedLinear(module, name, config, kept, index)  # type: ignore[arg-type]
+            layers[name] = projected = ProjectedLinear(cast(nn.Linear, module), name, config, kept, index)
             _replace(model, name, projected)
         if config.memory == "features":
             _watch_inputs(model.get_submodule(name), layers[name])
@@ -177,8 +178,8 @@ def _choices(model: nn.Module) -> str:
     return "linear layers are: " + (", ".join(sorted(kinds)) or "none")
 
 
-def _check_layer(name: str, linear: nn.Module, rank: int) -> None:
-    out_features, in_features = linear.weight.shape  # type: ignore[misc, union-attr]
+def _check_layer(name: str, linear: nn.Linear, rank: int) -> None:
+    out_features, in_features = linear.weight.shape
     if rank > min(out_features, in_features):
         raise InputError(f"rank {rank} is above the size of layer {name} ({out_features}, {in_features})")
     if linear.weight.dtype not in STORABLE:
@@ -193,16 +194,14 @@ def _inject_lora(model: nn.Module, names: list[str], config: GORPConfig) -> None
     inject_adapter_in_model(lora, model, ADAPTER)
     model.requires_grad_(False)
     for name in names:
-        module = model.get_submodule(name)
-        module.lora_A.requires_grad_(True)  # type: ignore[union-attr, operator]
-        module.lora_B.requires_grad_(True)  # type: ignore[union-attr, operator]
+        module = cast(PeftLinear, model.get_submodule(name))
+        module.lora_A.requires_grad_(True)
+        module.lora_B.requires_grad_(True)
 
 
-def _layer_space(
-    space: GradientSpace, name: str, module: nn.Module, config: GORPConfig, is_lora: bool
-) -> LayerSpace:
+def _layer_space(space: GradientSpace, name: str, module: nn.Module, config: GORPConfig, is_lora: bool) -> LayerSpace:
     """The layer's part of the space: as kept, or empty. In the paper's form the input side has the factor's rank."""
-    linear: nn.Linear = module.get_base_layer() if is_lora else module  # type: ignore[operator, assignment]
+    linear = cast(nn.Linear, cast(PeftLinear, module).get_base_layer() if is_lora else module)
     dtype, device = torch.promote_types(linear.weight.dtype, torch.float32), linear.weight.device
     width = linear.in_features if config.variant == "exact" else config.rank
     if name not in space.layers:

@@ -1,4 +1,4 @@
-"""The linear algebra of gradient spaces: pure functions, batched over leading dimensions, no randomness but a given seed.
+"""The linear algebra of gradient spaces: pure functions, batched over leading dimensions, random by a given seed only.
 
 Everything computes in the dtype it is given; callers pass fp32 or wider.
 """
@@ -39,9 +39,7 @@ def orthonormalize(columns: Tensor) -> Tensor:
     return q * signs.unsqueeze(-2)
 
 
-def dominant_subspace(
-    matrix: Tensor, start: Tensor, rank: int, rounds: int = ROUNDS
-) -> tuple[Tensor, Tensor, Tensor]:
+def dominant_subspace(matrix: Tensor, start: Tensor, rank: int, rounds: int = ROUNDS) -> tuple[Tensor, Tensor, Tensor]:
     """Approximate top singular subspaces of a matrix by block subspace iteration.
 
     Args:

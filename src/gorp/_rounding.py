@@ -7,11 +7,23 @@ only the bf16 part. Many small merges then add up as they would in fp32.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 REMAINDER = "rounding_remainder"
 """Name of the int16 buffer (out, in) beside a bf16 ``weight``."""
+
+
+class HasWeight(Protocol):
+    """A module with a ``weight`` (out, in)."""
+
+    weight: Tensor
+
+    def register_buffer(self, name: str, tensor: Tensor | None) -> None:
+        """As :class:`torch.nn.Module` does."""
+
 
 STORABLE = (torch.float32, torch.float64, torch.bfloat16)
 
@@ -30,19 +42,19 @@ def join(rounded: Tensor, remainder: Tensor) -> Tensor:
     return (upper + remainder.to(torch.int32)).view(torch.float32)
 
 
-def keep_remainder(module: nn.Module) -> None:
+def keep_remainder(module: HasWeight) -> None:
     """Give a module with a bf16 ``weight`` the buffer that holds what rounding drops; other dtypes need none."""
     if module.weight.dtype is torch.bfloat16:
         module.register_buffer(REMAINDER, torch.zeros_like(module.weight, dtype=torch.int16))
 
 
-def read_weight(module: nn.Module) -> Tensor:
+def read_weight(module: HasWeight) -> Tensor:
     """The exact weight (out, in) of a module, in fp32 or wider; a copy only where the weight is bf16."""
     weight: Tensor = module.weight.detach()
     return join(weight, getattr(module, REMAINDER)) if weight.dtype is torch.bfloat16 else weight
 
 
-def write_weight(module: nn.Module, exact: Tensor) -> None:
+def write_weight(module: HasWeight, exact: Tensor) -> None:
     """Store an exact weight (out, in) in place."""
     weight: Tensor = module.weight.detach()
     if weight.dtype is torch.bfloat16:

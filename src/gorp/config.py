@@ -43,7 +43,7 @@ class GORPConfig(BaseModel):
     lora_targets: tuple[str, ...] = Field((), description="layers that learn by LoRA factors")
     full_rank_targets: tuple[str, ...] = Field((), description="layers that learn by projected full-rank steps")
     rank: int = Field(8, ge=1, description="rank of LoRA factors and of full-rank projections")
-    lora_alpha: float = Field(32.0, gt=0, description="LoRA scale times rank: W + (alpha / rank) B A")
+    lora_alpha: int = Field(32, gt=0, description="LoRA scale times rank: W + (alpha / rank) B A")
     lora_dropout: float | None = Field(None, ge=0, lt=1)
     refresh_every: int = Field(10, ge=1, description="T, optimizer steps between new full-rank projections")
     energy: float = Field(0.95, gt=0, le=1, description="eps, share of a task's gradient energy the space must hold")

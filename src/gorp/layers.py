@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from gorp._linalg import (
     NOISE,
@@ -161,11 +162,12 @@ class ProjectedLinear(nn.Module, LearnedLayer):
         return torch.zeros(*shape, dtype=wide, device=self.weight.device)
 
     @property
-    def exact(self) -> bool:
+    def _exact(self) -> bool:
         return self.config.variant == "exact"
 
     # forward and backward
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         y = F.linear(x, self.weight, self.bias)
         if self.space.frozen:
@@ -209,7 +211,7 @@ class ProjectedLinear(nn.Module, LearnedLayer):
         """U, V and the next start block for a gradient G (out, in); the present ones where G has nothing to say."""
         present = (self.U, self.V, self.start)
         basis = self.space.basis.to(gradient)
-        free = project_out(gradient, basis) if self.exact else gradient
+        free = project_out(gradient, basis) if self._exact else gradient
         size = float(torch.linalg.vector_norm(gradient))
         room = float(torch.linalg.vector_norm(free))
         is_noise = bool(self.config.guard) and room < NOISE * size
@@ -218,7 +220,7 @@ class ProjectedLinear(nn.Module, LearnedLayer):
             return present
         k = self.core.shape[0]
         u, v, start = dominant_subspace(free, self.start, k)
-        if not self.exact:
+        if not self._exact:
             return u, v, start
         if bool(self.U.any()):
             u, v = align(u, self.U), align(v, self.V)
@@ -230,24 +232,29 @@ class ProjectedLinear(nn.Module, LearnedLayer):
 
     def _project_core_gradient(self, gradient: Tensor) -> Tensor:
         """The paper's P = G' - S S^T G' in core coordinates; in the exact variant V has seen to it."""
-        if self.exact:
+        if self._exact:
             return gradient
         return guarded(self.space.input.project(gradient.mT).mT, gradient, self.config)
 
     # what the optimizer asks
 
+    @override
     def factors(self) -> dict[str, nn.Parameter]:
         return {INPUT: self.core}
 
+    @override
     def width_of(self, side: str) -> int:
-        return self.in_features if self.exact else self.core.shape[0]
+        return self.in_features if self._exact else self.core.shape[0]
 
+    @override
     def moment_rows(self, side: str, first_moment: Tensor) -> Tensor:
-        return first_moment @ self.V.mT if self.exact else first_moment.mT
+        return first_moment @ self.V.mT if self._exact else first_moment.mT
 
+    @override
     def project_step(self, side: str, direction: Tensor) -> Tensor:
         return direction
 
+    @override
     def begin_step(self) -> None:
         if self._chosen is None:
             return
@@ -256,25 +263,30 @@ class ProjectedLinear(nn.Module, LearnedLayer):
             self.merge()
             self.U, self.V, self.start = u, v, start
 
+    @override
     def forget_pending(self) -> None:
         super().forget_pending()
         self._gradient = self._chosen = None
 
+    @override
     def refresh_at(self, step: int) -> None:
         self.refresh_due = step % self.config.refresh_every == 0
 
+    @override
     @torch.no_grad()
     def effective_weight(self) -> Tensor:
         return read_weight(self) + self.U @ self.core @ self.V.mT
 
+    @override
     @torch.no_grad()
     def merge(self) -> None:
         write_weight(self, self.effective_weight())
         self.core.zero_()
 
+    @override
     @torch.no_grad()
     def restart(self, task: int) -> None:
-        free = self.in_features - (self.space.input.rank if self.exact else 0)
+        free = self.in_features - (self.space.input.rank if self._exact else 0)
         k = 0 if self.space.frozen else min(self.config.rank, self.out_features, free)
         if k == 0:
             self.freeze()
@@ -287,6 +299,7 @@ class ProjectedLinear(nn.Module, LearnedLayer):
         self.refresh_due = True
         self.forget_pending()
 
+    @override
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.core.shape[0]}"
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
+from typing_extensions import override
 
 from gorp._linalg import seeded_normal
 from gorp._rounding import keep_remainder, read_weight, write_weight
@@ -35,9 +37,9 @@ class LoRALayer(LearnedLayer):
 
     def __init__(self, module: PeftLinear, name: str, config: GORPConfig, space: LayerSpace, index: int = 0) -> None:
         self.module, self.name, self.config, self.space, self.index = module, name, config, space, index
-        self.base: nn.Linear = module.get_base_layer()
-        self.A: nn.Parameter = module.lora_A[ADAPTER].weight  # (r, in)
-        self.B: nn.Parameter = module.lora_B[ADAPTER].weight  # (out, r)
+        self.base = cast(nn.Linear, module.get_base_layer())
+        self.A = cast(nn.Parameter, module.lora_A[ADAPTER].weight)  # (r, in)
+        self.B = cast(nn.Parameter, module.lora_B[ADAPTER].weight)  # (out, r)
         self.scaling = float(module.scaling[ADAPTER])
         keep_remainder(self.base)
         wide = torch.promote_types(self.base.weight.dtype, torch.float32)
@@ -66,27 +68,34 @@ class LoRALayer(LearnedLayer):
             self.see(side, self._as_rows(side, gradient.detach()))
         return guarded(self._project(side, gradient), gradient, self.config)
 
+    @override
     def factors(self) -> dict[str, nn.Parameter]:
         return {INPUT: self.A, OUTPUT: self.B}
 
+    @override
     def width_of(self, side: str) -> int:
         return self._as_rows(side, self.factors()[side]).shape[1]
 
+    @override
     def moment_rows(self, side: str, first_moment: Tensor) -> Tensor:
         return self._as_rows(side, first_moment)
 
+    @override
     def project_step(self, side: str, direction: Tensor) -> Tensor:
         return self._project(side, direction) if self.config.project_step else direction
 
+    @override
     @torch.no_grad()
     def effective_weight(self) -> Tensor:
         return read_weight(self.base) + self.scaling * (self.B @ self.A)
 
+    @override
     @torch.no_grad()
     def merge(self) -> None:
         write_weight(self.base, self.effective_weight())
         self.B.zero_()
 
+    @override
     @torch.no_grad()
     def restart(self, task: int) -> None:
         r, width = self.A.shape

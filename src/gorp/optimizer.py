@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, overload
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from gorp.layers import LearnedLayer
@@ -65,15 +65,15 @@ class GORPAdamW(Optimizer):
             for p in group["params"]:
                 layer_of(p)
 
-    def _init_group(self, group: dict[str, Any]) -> tuple[list[nn.Parameter], list[dict[str, Tensor]]]:
-        params = [p for p in group["params"] if p.grad is not None]
+    def _init_group(self, group: dict[str, Any]) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+        params: list[Tensor] = [p for p in group["params"] if p.grad is not None]
         for p in params:
             if not self.state[p]:
                 self.state[p] = self._fresh_state(p)
         return params, [self.state[p] for p in params]
 
     @staticmethod
-    def _fresh_state(p: nn.Parameter) -> dict[str, Tensor]:
+    def _fresh_state(p: Tensor) -> dict[str, Tensor]:
         layer, side = layer_of(p)
         return {
             "step": torch.zeros((), dtype=torch.float32),
@@ -115,7 +115,7 @@ class GORPAdamW(Optimizer):
         return loss
 
     @staticmethod
-    def _remember(p: nn.Parameter, state: dict[str, Tensor]) -> None:
+    def _remember(p: Tensor, state: dict[str, Tensor]) -> None:
         """After the step: what the gradient showed joins the sketch, and the layer learns which step is next."""
         layer, side = layer_of(p)
         if side in layer.seen:
@@ -150,7 +150,7 @@ class GORPAdamW(Optimizer):
         self.zero_grad()
 
 
-def layer_of(p: nn.Parameter) -> tuple[LearnedLayer, str]:
+def layer_of(p: Tensor) -> tuple[LearnedLayer, str]:
     """The layer a factor belongs to, and the side of its space that the factor reads."""
     try:
         owner: tuple[LearnedLayer, str] = p.gorp_owner  # type: ignore[attr-defined]
@@ -163,11 +163,11 @@ def layer_of(p: nn.Parameter) -> tuple[LearnedLayer, str]:
 
 
 def _adam_directions(
-    params: list[nn.Parameter], states: list[dict[str, Tensor]], betas: tuple[float, float], eps: float
+    params: list[Tensor], states: list[dict[str, Tensor]], betas: tuple[float, float], eps: float
 ) -> list[Tensor]:
     """Adam's bias-corrected directions; moments and step counts move on in place."""
     beta1, beta2 = betas
-    gradients = [p.grad for p in params]
+    gradients = [p.grad for p in params if p.grad is not None]
     steps = [state["step"] for state in states]
     averages = [state["exp_avg"] for state in states]
     squares = [state["exp_avg_sq"] for state in states]

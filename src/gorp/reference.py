@@ -64,7 +64,7 @@ def grown_basis(basis: Tensor, rows: Tensor, share: float, of_remainder: bool = 
     _, sigma, vh = torch.linalg.svd(free, full_matrices=False)
     goal = share * (free.norm() ** 2 if of_remainder else total)
     reached = torch.zeros(()) if of_remainder else (rows @ basis).norm() ** 2
-    columns = []
+    columns: list[Tensor] = []
     for j in range(len(sigma)):
         if reached >= goal or basis.shape[1] + len(columns) == basis.shape[0]:
             break
@@ -109,7 +109,8 @@ class ReferenceFullRank:
         """One step from the gradient G (out, in) of the whole weight."""
         if self.adam.t % self.refresh_every == 0:
             self._refresh(gradient)
-        assert self.U is not None and self.V is not None
+        assert self.U is not None
+        assert self.V is not None
         projected = self.U.T @ gradient @ self.V
         if self.variant == "paper":
             projected = projected - self.basis @ self.basis.T @ projected
@@ -125,7 +126,7 @@ class ReferenceFullRank:
             block = torch.linalg.qr(free.T @ torch.linalg.qr(free @ block).Q).Q
         left = torch.linalg.qr(free @ block).Q
         p, _, qh = torch.linalg.svd(left.T @ free, full_matrices=False)
-        signs = torch.stack([row[row.abs().argmax()].sign() for row in qh])  # largest entry of each column of V positive
+        signs = torch.stack([row[row.abs().argmax()].sign() for row in qh])  # make each row's largest entry positive
         u, self.start = (left @ p) * signs, qh.T * signs
         u, v = u[:, : self.rank], self.start[:, : self.rank]
         if self.variant == "exact":
@@ -196,7 +197,8 @@ class ReferenceLoRA:
     def end_task(self, share: float) -> tuple[Tensor, Tensor]:
         """The bases S and R that the next task must leave alone."""
         if self.variant == "paper":
-            assert self.adam_A.m is not None and self.adam_B.m is not None
+            assert self.adam_A.m is not None
+            assert self.adam_B.m is not None
             return (
                 grown_basis(self.basis, self.adam_A.m.T, share, of_remainder=True),
                 grown_basis(self.output_basis, self.adam_B.m.T, share, of_remainder=True),

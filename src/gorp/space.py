@@ -48,14 +48,17 @@ class Side:
 
     @classmethod
     def empty(cls, width: int, dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> Side:
+        """A side that holds nothing yet."""
         return cls(torch.zeros(width, 0, dtype=dtype, device=device), torch.zeros(0, dtype=dtype, device=device))
 
     @property
     def width(self) -> int:
+        """Features of this side of the layer."""
         return self.basis.shape[0]
 
     @property
     def rank(self) -> int:
+        """Directions held."""
         return self.basis.shape[1]
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
