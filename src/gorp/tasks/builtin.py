@@ -1,0 +1,195 @@
+"""The built-in stream: five tasks cut from the docstrings of libraries that gorp installs anyway.
+
+Every row comes from a docstring of its own, so no text is in two tasks or in two parts of one. Which docstrings serve
+for test and validation is decided by a hash of where they stand; the built-in models were pretrained without those.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gorp.errors import InputError
+from gorp.tasks.docstrings import Docstring, load, sections
+from gorp.tasks.prompts import Template
+from gorp.tasks.stream import TaskStream
+from gorp.tasks.task import Task
+
+#: What the stream reads. The heaviest part of sympy is left out: it takes longer to read than all the rest.
+PACKAGES = (
+    "huggingface_hub",
+    "matplotlib",
+    "networkx",
+    "numpy",
+    "pandas",
+    "sympy.combinatorics",
+    "sympy.geometry",
+    "sympy.ntheory",
+    "sympy.physics",
+    "sympy.stats",
+)
+
+_LIBRARIES = ("huggingface_hub", "matplotlib", "networkx", "numpy", "pandas")
+_SECTIONS = {
+    "Parameters": "parameters",
+    "Returns": "result",
+    "Raises": "errors",
+    "Notes": "notes",
+    "Examples": "examples",
+}
+_TOPICS = {
+    "sympy.combinatorics": "combinatorics",
+    "sympy.geometry": "geometry",
+    "sympy.ntheory": "number theory",
+    "sympy.physics": "physics",
+    "sympy.stats": "statistics",
+}
+_LONGEST = 200  # characters of docstring in a prompt
+_SHORTEST = 40
+
+_Row = tuple[str, str]  # text, answer
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """How one task is cut: `rows(docstring)` gives the row a docstring yields, or None.
+
+    Labels are equally frequent in every part. A free answer (no labels) is that of at most `repeats` rows in a hundred.
+    """
+
+    name: str
+    instruction: str
+    rows: Callable[[Docstring], _Row | None]
+    labels: tuple[str, ...] = ()
+    repeats: int = 2
+
+
+def builtin_stream(
+    train_rows: int = 400, test_rows: int = 100, validation_rows: int = 50, seed: int = 0, cache_dir: Path | None = None
+) -> TaskStream:
+    """Five tasks over overlapping kinds of text, with other answers each.
+
+    Another `seed` draws other training rows; those for test and validation stay. `cache_dir` is where the docstrings
+    read are kept, by default the user's cache directory.
+
+    Raises:
+        InputError: the docstrings do not suffice for so many rows.
+        GorpError: a library that the rows are cut from is not installed.
+    """
+    docstrings = load(PACKAGES, cache_dir)
+    kept = sorted((d for d in docstrings if held_out(d)), key=lambda d: _hash(f"{d.module}:{d.name}"))
+    free = sorted((d for d in docstrings if not held_out(d)), key=lambda d: _hash(f"{seed}:{d.module}:{d.name}"))
+    used: set[str] = set()
+    tasks = {}
+    for cut in sorted(_CUTS, key=lambda cut: cut.name != "topic"):  # the task with the fewest texts chooses first
+        template = Template(cut.instruction, cut.labels)
+        tested = [template.example(*row) for row in _take(cut, kept, test_rows + validation_rows, used)]
+        trained = [template.example(*row) for row in _take(cut, free, train_rows, used)]
+        tasks[cut.name] = Task(cut.name, trained, tested[test_rows:], tested[:test_rows], cut.labels)
+    return TaskStream("builtin", [tasks[cut.name] for cut in _CUTS])
+
+
+def held_out(docstring: Docstring) -> bool:
+    """Whether a docstring is kept for test and validation rows: a quarter are, by a hash of where they stand."""
+    return hashlib.sha256(f"{docstring.module}:{docstring.name}".encode()).digest()[0] < 64
+
+
+def _take(cut: _Cut, docstrings: list[Docstring], count: int, used: set[str]) -> list[_Row]:
+    """The first `count` rows that keep the answers in balance, the answers taking turns; adds to `used` what they use.
+
+    `used` holds docstrings (by text) and rows (by text) that are in a task already.
+    """
+    most = -(-count // len(cut.labels)) if cut.labels else max(1, count * cut.repeats // 100)
+    taken: Counter[str] = Counter()
+    rows: list[tuple[int, _Row]] = []
+    for docstring in docstrings:
+        if len(rows) == count:
+            break
+        row = None if docstring.text in used else cut.rows(docstring)
+        if row is None or row[0] in used or taken[row[1]] == most:
+            continue
+        used.update((docstring.text, row[0]))
+        rows.append((taken[row[1]], row))
+        taken[row[1]] += 1
+    if len(rows) < count:
+        raise InputError(f"the built-in task {cut.name!r} has only {len(rows)} of {count} rows: ask for fewer")
+    return [row for _, row in sorted(rows, key=lambda turn: turn[0])]
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _shortened(text: str) -> str:
+    """At most `_LONGEST` characters, cut at a blank; runs of blanks made one, indentation dropped."""
+    text = re.sub(r"[ \t]+", " ", re.sub(r"\s*\n\s*", "\n", text.strip()))
+    return text if len(text) <= _LONGEST else text[:_LONGEST].rsplit(None, 1)[0]
+
+
+def _summary(docstring: Docstring) -> str:
+    """What stands before the first heading, with the signature in front where there is one."""
+    text = re.split(r"\n\s*(?:Args|Parameters|Returns|Raises|Examples?):", sections(docstring.text)[""])[0]
+    return _shortened(f"{docstring.signature}\n{text}" if docstring.parameters else text)
+
+
+def _library(docstring: Docstring) -> _Row | None:
+    text = _summary(docstring)
+    named = re.search(r"pandas|numpy|matplotlib|networkx|hugging", text, re.IGNORECASE)
+    return (text, docstring.library) if docstring.library in _LIBRARIES and len(text) >= 80 and not named else None
+
+
+def _section(docstring: Docstring) -> _Row | None:
+    if docstring.library == "sympy":
+        return None
+    parts = [
+        (_shortened(body), _SECTIONS[title]) for title, body in sections(docstring.text).items() if title in _SECTIONS
+    ]
+    parts = [part for part in parts if len(part[0]) >= _SHORTEST]
+    rare = [part for part in parts if part[1] in ("errors", "notes")]
+    return min(rare or parts, key=lambda part: _hash(part[0]), default=None)
+
+
+def _topic(docstring: Docstring) -> _Row | None:
+    label = _TOPICS.get(".".join(docstring.module.split(".")[:2]))
+    text = _summary(docstring)
+    return (text, label) if label and len(text) >= 60 else None
+
+
+_ENTRY = re.compile(r"^(\*{0,2}[\w]+ ?: ?\S.*(?:\n[ ]+.*)+)", re.MULTILINE)
+
+
+def _optional(docstring: Docstring) -> _Row | None:
+    entries = [_shortened(entry) for entry in _ENTRY.findall(sections(docstring.text).get("Parameters", ""))]
+    entries = [entry for entry in entries if len(entry) >= _SHORTEST]
+    if not entries:
+        return None
+    entry = min(entries, key=_hash)
+    return entry, "yes" if re.search("optional|default", entry) else "no"
+
+
+def _parameter(docstring: Docstring) -> _Row | None:
+    text = _summary(docstring)
+    if (
+        len(docstring.parameters) < 2
+        or len(text) < _SHORTEST
+        or len(docstring.parameters[0]) < 2
+        or len(docstring.signature) > 160
+    ):
+        return None
+    return text, docstring.parameters[0]
+
+
+_PLACE = "Where does the following text belong? Choose one from the option.\n"
+_CUTS = (
+    _Cut("library", _PLACE, _library, _LIBRARIES),
+    _Cut("section", _PLACE, _section, tuple(_SECTIONS.values())),
+    _Cut(
+        "optional", "May the following parameter be left out? Choose one from the option.\n", _optional, ("yes", "no")
+    ),
+    _Cut("topic", _PLACE, _topic, tuple(_TOPICS.values())),
+    _Cut("parameter", "What is the first parameter of the following function?\n", _parameter),
+)
