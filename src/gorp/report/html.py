@@ -179,9 +179,11 @@ def _rows(record: RunRecord) -> Iterator[Row]:
         )
     for index, scores in enumerate(record.matrix):
         if any(value is not None for value in scores):
-            kinds = ["seen" if task < index else "learnt" if task == index else "unseen" for task in range(len(scores))]
+            label = words.stage_label(record, index)
+            learnt_from = index if label == record.tasks[index] else 0
+            kinds = ["unseen" if at > index else "learnt" if at >= learnt_from else "seen" for at in range(len(scores))]
             cells = [_cell(*triple) for triple in zip(record.tasks, scores, kinds, strict=True)]
-            yield Row(index + 1, words.stage_label(record, index), cells)
+            yield Row(index + 1, label, cells)
 
 
 def _cell(task: str, value: float | None, kind: str) -> Cell:
@@ -196,17 +198,16 @@ def _curves(records: Sequence[RunRecord], styles: Mapping[int, int]) -> list[tup
     tasks = dict.fromkeys(task for record in records for task in record.tasks)
     curves = []
     for number, task in enumerate(tasks):
-        lines = [
-            plots.Line(record.name, styles[id(record)], _scores_of(record, record.tasks.index(task)))
-            for record in records
-            if task in record.tasks
-        ]
+        lines = [_line(record, task, styles[id(record)]) for record in records if task in record.tasks]
         curves.append((task, Markup(plots.curve(task, lines, f"curve{number}"))))
     return curves
 
 
-def _scores_of(record: RunRecord, task: int) -> list[float | None]:
-    return [record.zero_shot_row[task], *(row[task] for row in record.matrix)]
+def _line(record: RunRecord, task: str, style: int) -> plots.Line:
+    position = record.tasks.index(task)
+    values = [record.zero_shot_row[position], *(row[position] for row in record.matrix)]
+    stages_measured = sum(any(value is not None for value in row) for row in record.matrix)
+    return plots.Line(style, values, level=stages_measured == 1 and len(record.matrix) > 1)
 
 
 def _rankings(groups: Sequence[Group]) -> list[tuple[str, str, Markup]]:

@@ -11,6 +11,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from statistics import fmean
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -32,7 +34,7 @@ PAINT = {
     _RULE: "var(--rule)",
 }
 
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "gorp",
     "font.size": 8.5,
@@ -49,27 +51,31 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class Line:
-    """A run's values by position (None: not measured), drawn in the style number ``style``, counted from 0."""
+    """A run's values by position (None: not measured), drawn in the style number ``style``, counted from 0.
 
-    label: str
+    ``level`` says that there is no history to draw: the last value becomes a dotted line across.
+    """
+
     style: int
     values: Sequence[float | None]
+    level: bool = False
 
 
+@matplotlib.rc_context(_SETTINGS)
 def curve(title: str, lines: Sequence[Line], identity: str) -> str:
-    """One task's score, 0 to 100 percent, over the stages; a line with one value is drawn as a level.
+    """One task's score, 0 to 100 percent, over the stages.
 
     Position 0 is before any learning. ``identity`` keeps the SVG's ids apart from those of others on the page.
     """
-    figure, axes = _canvas(2.5, 1.55)
+    figure, axes = _canvas(2.2, 1.45)
     stages = max((len(line.values) for line in lines), default=1)
     for line in lines:
         points = [(at, value) for at, value in enumerate(line.values) if value is not None]
-        measured = [point for point in points if point[0] > 0]
         colour, dash = _style(line.style)
-        if len(measured) == 1 and stages > 2:
-            axes.axhline(measured[0][1], color=colour, linestyle=(0, (1, 2)), linewidth=1.2)
-        axes.plot(*_columns(points), color=colour, linestyle=dash, marker="o", clip_on=False, zorder=3)
+        if line.level and points:
+            axes.axhline(points[-1][1], color=colour, linestyle=(0, (1, 2)), linewidth=1.4)
+        else:
+            axes.plot(*_columns(points), color=colour, linestyle=dash, marker="o", clip_on=False, zorder=3)
     axes.set_ylim(0, 100)
     axes.set_yticks([0, 50, 100])
     axes.set_xlim(-0.2, stages - 0.8)
@@ -77,16 +83,17 @@ def curve(title: str, lines: Sequence[Line], identity: str) -> str:
     return _svg(figure, f"Score of {title} after each stage", identity)
 
 
+@matplotlib.rc_context(_SETTINGS)
 def dots(title: str, rows: Sequence[tuple[str, int, Sequence[float]]], identity: str) -> str:
     """One row per method: a dot per run and a bar at the mean, in percent. ``rows``: label, style number, values."""
-    figure, axes = _canvas(3.5, 0.42 + 0.4 * len(rows))
+    figure, axes = _canvas(4.0, 0.12 + 0.42 * len(rows), margins=(0, 0.06, 0.04, 0.06))
     values = [value for _, _, run_values in rows for value in run_values]
     low, high = min([0.0, *values]), max([0.0, *values])
     reach = max(high - low, 1.0)
     for position, (label, style, run_values) in enumerate(rows):
         if not run_values:
             continue
-        colour, mean = _style(style)[0], sum(run_values) / len(run_values)
+        colour, mean = _style(style)[0], fmean(run_values)
         axes.barh(-position, mean, height=0.16, color=colour, alpha=0.45, linewidth=0)
         axes.plot(run_values, [-position] * len(run_values), "o", color=colour, markersize=4.5, clip_on=False)
         axes.text(low, -position + 0.3, label, va="center", ha="left", fontsize=8.5, parse_math=False)
@@ -101,18 +108,19 @@ def dots(title: str, rows: Sequence[tuple[str, int, Sequence[float]]], identity:
     return _svg(figure, title, identity)
 
 
+@matplotlib.rc_context(_SETTINGS)
 def fullness(layers: Sequence[Sequence[float | None]], identity: str) -> str:
     """How full the protected space is, in percent of the cap, over the stages: a thin line a layer, a bold mean."""
-    figure, axes = _canvas(3.5, 1.8)
+    figure, axes = _canvas(4.0, 2.0)
     stages = max((len(layer) for layer in layers), default=0)
     for layer in layers:
         points = [(at + 1, 100 * value) for at, value in enumerate(layer) if value is not None]
         axes.plot(*_columns(points), color=_MUTED, linewidth=0.6, alpha=0.5)
-    means = [
-        (at + 1, 100 * sum(present) / len(present))
-        for at in range(stages)
-        if (present := [layer[at] for layer in layers if at < len(layer) and layer[at] is not None])
-    ]
+    means = []
+    for at in range(stages):
+        present = [value for layer in layers for value in layer[at : at + 1] if value is not None]
+        if present:
+            means.append((at + 1, 100 * fmean(present)))
     axes.plot(*_columns(means), color=_SERIES[0], marker="o", linewidth=2.2, clip_on=False, zorder=3)
     axes.set_ylim(0, 100)
     axes.set_yticks([0, 50, 100])
@@ -121,9 +129,10 @@ def fullness(layers: Sequence[Sequence[float | None]], identity: str) -> str:
     return _svg(figure, "Share of the protected space in use after each stage, per layer and on average", identity)
 
 
+@matplotlib.rc_context(_SETTINGS)
 def losses(stages: Sequence[Sequence[tuple[int, float]]], identity: str) -> str:
     """Training loss over the steps of the whole run, the stages end to end with a rule between them."""
-    figure, axes = _canvas(3.5, 1.8)
+    figure, axes = _canvas(4.0, 2.0)
     start = 0
     for position, points in enumerate(stages):
         if position:
@@ -136,11 +145,12 @@ def losses(stages: Sequence[Sequence[tuple[int, float]]], identity: str) -> str:
     return _svg(figure, "Training loss over the steps of the run", identity)
 
 
-def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
-    with matplotlib.rc_context(_SETTINGS):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
+def _canvas(width: float, height: float, margins: Sequence[float] = (0.32, 0.24, 0.06, 0.08)) -> tuple[Figure, Axes]:
+    """A figure and its only axes. All in inches; margins left, bottom, right, top: a layout engine costs far more."""
+    figure = Figure(figsize=(width, height))
+    FigureCanvasSVG(figure)
+    left, bottom, right, top = margins
+    axes = figure.add_axes((left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height))
     figure.patch.set_alpha(0)
     axes.patch.set_alpha(0)
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -152,8 +162,7 @@ def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
 
 def _svg(figure: Figure, description: str, identity: str) -> str:
     buffer = io.StringIO()
-    with matplotlib.rc_context(_SETTINGS):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     drawing = buffer.getvalue()
     drawing = drawing[drawing.index("<svg") :]
     drawing = re.sub(r"<metadata>.*?</metadata>\s*|<style.*?</style>\s*", "", drawing, flags=re.DOTALL)

@@ -170,7 +170,7 @@ class RunRecord(_Part):
 
         Left out: the name (a label), the environment, every duration.
         """
-        plain: dict[str, Any] = self.model_dump(mode="json", exclude={"name", "environment"})
+        plain: dict[str, Any] = json.loads(self.model_dump_json(exclude={"name", "environment"}))
         for stage in plain["stages"]:
             del stage["seconds"]
         return plain

@@ -131,11 +131,7 @@ def _space(record: RunRecord) -> list[Finding]:
         return []
     free = 1 - sum(layer.fullness for layer in layers) / len(layers)
     fullest = max(layers, key=lambda layer: layer.fullness)
-    news = Finding(
-        "news",
-        f"{share(free)} of the room for protected directions is still free, "
-        f"{share(1 - fullest.fullness)} in the fullest layer ({fullest.name}).",
-    )
+    news = Finding("news", _room(free, fullest))
     frozen = sum(layer.now.frozen for layer in layers)
     nearly = sum(layer.fullness >= _NEARLY_FULL and not layer.now.frozen for layer in layers)
     warnings = [
@@ -145,6 +141,13 @@ def _space(record: RunRecord) -> list[Finding]:
         Finding("warning", f"{_layers(nearly)} within a tenth of the cap.") if nearly else None,
     ]
     return [news, *(warning for warning in warnings if warning)]
+
+
+def _room(free: float, fullest: LayerDigest) -> str:
+    if share(free) == share(0):
+        return "No room is left for protected directions of further tasks."
+    least = f"{share(1 - fullest.fullness)} in the fullest layer ({fullest.name})"
+    return f"{share(free)} of the room for protected directions is still free, {least}."
 
 
 def _trouble(record: RunRecord) -> list[Finding]:
@@ -163,7 +166,7 @@ def _leak(leaking: list[LayerDigest]) -> Finding:
     worst = leaking[0]
     return Finding(
         "warning",
-        f"{_layers(len(leaking))} changed on protected directions by more than rounding explains; "
+        f"{_layers(len(leaking), '', '')} changed on protected directions by more than rounding explains; "
         f"worst: {worst.name} while learning {worst.leak_task} "
         f"(leak {small(worst.leak)}, bound {small(worst.leak_bound)}).",
     )
@@ -186,8 +189,8 @@ def _tasks(count: int) -> str:
     return f"{count} task" if count == 1 else f"{count} tasks"
 
 
-def _layers(count: int) -> str:
-    return "1 layer is" if count == 1 else f"{count} layers are"
+def _layers(count: int, singular: str = " is", plural: str = " are") -> str:
+    return f"1 layer{singular}" if count == 1 else f"{count} layers{plural}"
 
 
 def _them(count: int) -> str:

@@ -1,0 +1,81 @@
+"""``gorp report``: the tables of one or more runs in the terminal, and one self-contained page about them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gorp.errors import InputError
+
+
+def command(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Run folders, or a folder of run folders.", show_default=False),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where the page goes: a file or a folder.", show_default="report.html in the run's folder"),
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="Also write every score to this CSV file.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Also write the tables to this Markdown file.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing.")] = False,
+) -> None:
+    """Print what runs learnt and kept, and write report.html.
+
+    Several runs are compared; runs of one method that differ in their seed become one line with mean and spread.
+
+    Example:  gorp report runs/desk
+    Example:  gorp report runs/gorp runs/seq-lora --out comparison.html --csv scores.csv
+    """
+    from gorp.report.comparison import group_runs
+    from gorp.report.files import write_text_atomically
+    from gorp.report.html import write_report
+    from gorp.report.record import RunRecord
+    from gorp.report.tables import comparison_grid, matrix_grid, scores_csv, to_markdown
+
+    folders = find_runs(runs)
+    records = [RunRecord.load(folder) for folder in folders]
+    if csv is not None:
+        write_text_atomically(csv, scores_csv(records))
+    if markdown is not None:
+        grids = [matrix_grid(record) for record in records]
+        grids += [comparison_grid(group_runs(records))] if len(records) > 1 else []
+        write_text_atomically(markdown, "\n".join(to_markdown(grid) for grid in grids))
+    page = write_report(records, out if out is not None else _common_folder(runs, folders))
+    if not quiet:
+        from gorp.report.terminal import print_records
+
+        print_records(records)
+        print(f"report: {page}", file=sys.stdout)
+
+
+def find_runs(given: list[Path]) -> list[Path]:
+    """The run folders (or record files) that ``given`` names; a folder without a record stands for the runs in it.
+
+    Raises ``InputError`` naming a path that is neither.
+    """
+    from gorp.report.record import RECORD_FILE
+
+    found: list[Path] = []
+    for path in given:
+        if path.is_dir() and not (path / RECORD_FILE).exists():
+            inside = sorted(record.parent for record in path.glob(f"*/{RECORD_FILE}"))
+            if not inside:
+                raise InputError(f"{path}: holds no {RECORD_FILE}, nor does any folder in it; give a run folder")
+            found += inside
+        else:
+            found.append(path)
+    return found
+
+
+def _common_folder(given: list[Path], folders: list[Path]) -> Path:
+    """The folder itself if one was given; the nearest folder above all runs otherwise."""
+    if len(given) == 1 and given[0].is_dir():
+        return given[0]
+    homes = [folder.absolute() if folder.is_dir() else folder.absolute().parent for folder in folders]
+    return homes[0] if len(homes) == 1 else Path(os.path.commonpath([home.parent for home in homes]))

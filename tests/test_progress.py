@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from gorp.progress import (
+    LineProgress,
+    Progress,
+    RichProgress,
+    SilentProgress,
+    describe_duration,
+    describe_scores,
+    open_progress,
+)
+
+
+def play(progress: Progress) -> None:
+    """A run of two tasks, resumed in the middle of the first stage."""
+    with progress:
+        progress.run_started("runs/[desk]", ["a", "b"])
+        progress.evaluation_step("a", 2, 2)
+        progress.task_evaluated("a", 10.0)
+        for index, task in enumerate("ab"):
+            progress.stage_started(index, task, 50)
+            for step in range(20, 51):
+                progress.training_step(step, 1 / step if step % 10 == 0 else None)
+            progress.evaluation_step(task, 1, 2)
+            progress.evaluation_step(task, 2, 2)
+            progress.task_evaluated(task, 90.0)
+            progress.stage_finished(index, task, [90.0, None][: index + 1], 65.0)
+        progress.warning("a [layer] is full")
+        progress.run_finished()
+
+
+def test_a_log_gets_a_line_per_stage() -> None:
+    stream = io.StringIO()
+    play(LineProgress(stream))
+    assert stream.getvalue().splitlines() == [
+        "runs/[desk]: 2 tasks",
+        "stage 1/2 a: 1 min 05 s; a 90.0",
+        "stage 2/2 b: 1 min 05 s; a 90.0",
+        "warning: a [layer] is full",
+        "finished in 0 s",
+    ]
+
+
+def test_a_resumed_run_says_how_far_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+    LineProgress().run_started("r", ["a", "b"], done=1)
+    assert capsys.readouterr().err == "r: 2 tasks, 1 already learnt\n"
+
+
+def test_a_terminal_shows_bars_and_keeps_the_stages() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    play(RichProgress(console))
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    for expected in ("1/2 learn a", "1/2 a  1 min 05 s", "warning: a [layer] is full", "finished in"):
+        assert expected in text
+
+
+def test_bars_survive_events_outside_a_run() -> None:
+    progress = RichProgress(Console(file=io.StringIO(), force_terminal=True))
+    with progress:
+        progress.training_step(3, 0.5)
+        progress.evaluation_step("a", 1, 2)
+        progress.task_evaluated("a", 1.0)
+        progress.stage_finished(0, "a", [1.0], 1.0)
+        progress.run_started("r", [])
+        progress.stage_started(0, "unannounced", 0)
+        progress.training_step(1)
+
+
+def test_silence(capsys: pytest.CaptureFixture[str]) -> None:
+    play(SilentProgress())
+    play(open_progress(quiet=True))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_kind_follows_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
+    assert isinstance(open_progress(), LineProgress)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    assert isinstance(open_progress(), RichProgress)
+
+
+def test_durations_and_scores_in_words() -> None:
+    assert [describe_duration(seconds) for seconds in (4.4, 185, 7800)] == ["4 s", "3 min 05 s", "2 h 10 min"]
+    assert describe_scores(["a", "b"], [91.0, None]) == "a 91.0"
+    assert describe_scores(["a"], [None]) == "not evaluated"
