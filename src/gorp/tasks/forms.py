@@ -58,7 +58,14 @@ def to_rows(records: Sequence[Record], columns: Mapping[str, str] | None = None)
     for column in renamed:
         if column not in known:
             raise InputError(f"columns: {column!r} is not one of {', '.join(known)}{nearest(column, known)}")
-    return [_to_row(record, renamed) for record in records]
+    layouts: dict[tuple[str, ...], _Layout] = {}
+    rows = []
+    for record in records:
+        keys = tuple(record.values)
+        if keys not in layouts:
+            layouts[keys] = _layout(record, renamed)
+        rows.append(_to_row(record, *layouts[keys]))
+    return rows
 
 
 def check_labels(rows: Sequence[Row], labels: Sequence[str] | None) -> tuple[str, ...]:
@@ -87,46 +94,45 @@ def check_labels(rows: Sequence[Row], labels: Sequence[str] | None) -> tuple[str
     return tuple(found)
 
 
-def _to_row(record: Record, columns: Mapping[str, str]) -> Row:
-    form = _form(record, columns)
+#: The form of a record and the columns of its parts, in the order of ``FORMS``.
+_Layout = tuple[FormName, tuple[str, ...]]
+
+
+def _to_row(record: Record, form: FormName, columns: tuple[str, ...]) -> Row:
     if form == "messages":
-        return _conversation(record, _value(record, "messages", columns))
-    asked, answered = FORMS[form]
-    answers = _answers(record, _value(record, answered, columns))
-    text = _value(record, asked, columns)
+        return _conversation(record, record.values[columns[0]])
+    asked, answered = columns
+    text, answers = record.values[asked], _answers(record, record.values[answered])
     if not isinstance(text, str) or not text.strip():
-        column = columns.get(asked, asked)
-        raise InputError(f"{record.where}: column {column!r} must be a text that is not empty, found {text!r}")
+        raise InputError(f"{record.where}: column {asked!r} must be a text that is not empty, found {text!r}")
     return Row(record.where, form, text, answers[0], (*answers[1:], *_more_references(record, answers[0])))
 
 
-def _form(record: Record, columns: Mapping[str, str]) -> FormName:
-    """Return the form whose columns the record has."""
-    candidates = [form for form, names in FORMS.items() if set(columns) <= set(names)] if columns else list(FORMS)
-    best: tuple[str, ...] = ()
+def _layout(record: Record, columns: Mapping[str, str]) -> _Layout:
+    """Return the form whose columns a record has, and those columns."""
+    candidates = [form for form, names in FORMS.items() if set(columns) <= set(names)]
+    missing: list[str] = []
     for form in candidates:
-        missing = [columns.get(name, name) for name in FORMS[form] if _column(record, name, columns) is None]
-        if not missing:
-            return form
-        if len(missing) < len(FORMS[form]) or columns:
-            best = (*best, *missing)
-    found = [str(column) for column in record.values]
-    if len(best) == 1:
-        wanted = f"column {best[0]!r} is missing{nearest(best[0], found)}"
+        found = [_column(record, name, columns) for name in FORMS[form]]
+        there = tuple(column for column in found if column is not None)
+        if len(there) == len(found):
+            return form, there
+        if there or columns:
+            missing += [
+                columns.get(name, name) for name, column in zip(FORMS[form], found, strict=True) if column is None
+            ]
+    present = [str(column) for column in record.values]
+    if len(missing) == 1:
+        wanted = f"column {missing[0]!r} is missing{nearest(missing[0], present)}"
     else:
-        wanted = f"missing columns: {', '.join(best)}" if best else "no known columns"
-    raise InputError(f"{record.where}: {wanted}; found: {', '.join(found) or 'none'}; accepted: {_ACCEPTED}")
+        wanted = f"missing columns: {', '.join(missing)}" if missing else "no known columns"
+    raise InputError(f"{record.where}: {wanted}; found: {', '.join(present) or 'none'}; accepted: {_ACCEPTED}")
 
 
 def _column(record: Record, name: str, columns: Mapping[str, str]) -> str | None:
     """Return the record's column that holds ``name``, if it has one."""
     names = (columns[name],) if name in columns else (name, *_ALIASES.get(name, ()))
     return next((candidate for candidate in names if candidate in record.values), None)
-
-
-def _value(record: Record, name: str, columns: Mapping[str, str]) -> Any:
-    column = _column(record, name, columns)
-    return record.values[column] if column is not None else None
 
 
 def _answers(record: Record, value: Any) -> tuple[str, ...]:

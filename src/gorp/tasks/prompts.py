@@ -85,20 +85,22 @@ def encode(example: Example, tokenizer: PreTrainedTokenizerBase, max_source_leng
     ids = tokenize(prompt)
     if max_source_length is None or len(ids) <= max_source_length:
         return ids
-    kept, unfit = start, end
-    ids = tokenize(prompt[:start] + prompt[end:])
-    if len(ids) > max_source_length:
+    longest, kept, least = len(ids), start, tokenize(prompt[:start] + prompt[end:])
+    if len(least) > max_source_length:
         raise InputError(
-            f"a prompt takes {len(ids)} tokens without the part that may be cut, max_source_length is "
-            f"{max_source_length}: raise it to {len(ids)} or more. The prompt ends: {prompt[-60:]!r}"
+            f"a prompt takes {len(least)} tokens without the part that may be cut, max_source_length is "
+            f"{max_source_length}: raise it to {len(least)} or more. The prompt ends: {prompt[-60:]!r}"
         )
-    while unfit - kept > 1:  # prompt[:kept] + prompt[end:] fits, prompt[:unfit] + prompt[end:] does not
-        middle = (kept + unfit) // 2
+    ids, unfit, halve = least, end, False
+    while unfit - kept > 1 and len(ids) < max_source_length:  # prompt[:kept] + prompt[end:] fits, up to unfit does not
+        share = 0.5 if halve else (max_source_length - len(ids)) / (longest - len(ids))
+        halve = not halve  # tokens are spread evenly, as a rule: guess by proportion, but every other time by half
+        middle = min(max(kept + round(share * (unfit - kept)), kept + 1), unfit - 1)
         candidate = tokenize(prompt[:middle] + prompt[end:])
         if len(candidate) <= max_source_length:
             kept, ids = middle, candidate
         else:
-            unfit = middle
+            unfit, longest = middle, len(candidate)
     at_word = tokenize(prompt[:start] + _whole_words(prompt[start:end], kept - start) + prompt[end:])
     return at_word if len(at_word) <= max_source_length else ids
 

@@ -62,7 +62,7 @@ def read_json(path: Path) -> Any:
 def _json_lines(path: Path) -> Iterator[Record]:
     for number, line in _lines(path):
         where = f"{path}:{number}"
-        text = _decode(line, lambda _, where=where: where)
+        text = _decode(line, path, number)
         if not text.strip():
             continue
         try:
@@ -140,17 +140,16 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 def _text(path: Path) -> str:
     if not path.exists():
         raise InputError(f"{path}: no such file")
-    content = b"".join(line for _, line in _lines(path))
-    return _decode(content, lambda start: f"{path}:{content[:start].count(10) + 1}")
+    return _decode(b"".join(line for _, line in _lines(path)), path)
 
 
-def _decode(content: bytes, where: Callable[[int], str]) -> str:
+def _decode(content: bytes, path: Path, first_line: int = 1) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"{where(error.start)}: byte 0x{content[error.start]:02x} is not UTF-8; save the file in UTF-8"
-        ) from None
+        line = first_line + content[: error.start].count(b"\n")
+        what = f"byte 0x{content[error.start]:02x} is not UTF-8; save the file in UTF-8"
+        raise InputError(f"{path}:{line}: {what}") from None
 
 
 def _as_object(values: Any, where: str) -> dict[str, Any]:

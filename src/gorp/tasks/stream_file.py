@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from gorp.errors import InputError, nearest
 from gorp.tasks.prompts import WHOLE_TEXT
@@ -80,9 +81,8 @@ class StreamFile(_Strict):
             return cls.model_validate(content)
         except ValidationError as error:
             problems = error.errors(include_url=False)
-            first = _problem(problems[0]["loc"], problems[0]["type"], problems[0]["msg"])
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-            raise InputError(f"{path}: {first}{more}") from None
+            raise InputError(f"{path}: {_describe(problems[0])}{more}") from None
 
 
 def _read_yaml(path: Path) -> object:
@@ -100,9 +100,17 @@ def _read_yaml(path: Path) -> object:
         raise InputError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
 
 
-def _problem(location: tuple[int | str, ...], kind: str, message: str) -> str:
+def _describe(problem: ErrorDetails) -> str:
+    """Return what is wrong, with the path of its key and what would be accepted."""
+    location = problem["loc"]
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
-    if kind == "extra_forbidden":
+    if problem["type"] == "extra_forbidden":
         accepted = list((TaskEntry if "tasks" in location else StreamFile).model_fields)
         return f"unknown key '{key}'{nearest(str(location[-1]), accepted)}; accepted: {', '.join(accepted)}"
-    return (f"key '{key}': " if key else "") + message.removeprefix("Value error, ")
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"key '{key}': {message}" if key else message
+    quotes = (
+        "; put it in quotes" if problem["type"] == "string_type" and isinstance(problem["input"], bool | int) else ""
+    )
+    return f"key '{key}': {message}, found {problem['input']!r:.60}{quotes}"

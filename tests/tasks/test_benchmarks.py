@@ -1,0 +1,115 @@
+"""The benchmarks by name: orders, prompts and passages, on made-up rows and, where they are, on the real ones."""
+
+import json
+import os
+
+import pytest
+
+from gorp.errors import InputError
+from gorp.tasks import Limits, TaskStream
+from gorp.tasks.benchmarks import BENCHMARKS, DATASETS, KINDS, benchmark_tasks
+from gorp.tasks.prompts import Template
+
+PASSAGES = {  # a text of each kind, and what of it may be cut
+    "NLI": ("sentence 1: It rained.\nAll day.\nsentence 2: It was dry.", "It rained.\nAll day."),
+    "QQP": ("first sentence: Who?\nsecond sentence: Who is it?\n", "Who is it?"),
+    "SC": ("Title: good\nText: all of it\n", "Title: good\nText: all of it"),
+    "TC": ("Text: all of it", "Text: all of it"),
+    "BoolQA": ("question: is it\npassage: It -- is.\nIt is.\n", "It -- is.\nIt is."),
+    "MultiRC": (
+        "paragraph: One.\nquestion: no\nTwo. \nquestion: is it\ncandidate answer: yes",
+        "One.\nquestion: no\nTwo. ",
+    ),
+    "WiC": ("word: call\nA call.\nTo call.", ""),
+    "COPA": ('Which sentence is the cause of "x"? Choose one between A and B.\nA: a\nB: b', ""),
+}
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Every data set of the benchmarks with a few rows, in CL_Benchmark's own layout."""
+    for dataset, kind in DATASETS.items():
+        folder = tmp_path / kind / dataset
+        folder.mkdir(parents=True)
+        labels = ["A", "B"]
+        for part, first in (("train", 0), ("test", 20)):
+            rows = [{"sentence": f"{PASSAGES[kind][0]}{n}", "label": labels[n % 2]} for n in range(first, first + 20)]
+            (folder / f"{part}.json").write_text(json.dumps(rows))
+        (folder / "labels.json").write_text(json.dumps(labels))
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_may_be_cut(kind):
+    text, passage = PASSAGES[kind]
+    example = Template("I\n", ("A",), passage=KINDS[kind].passage).example(text, "A")
+    assert example.prompt[slice(*example.truncatable)] == passage
+
+
+def test_every_order_is_complete():
+    for name, order in BENCHMARKS.items():
+        assert len(set(order)) == len(order) == (4 if name.startswith("standard") else 15)
+        assert set(order) <= set(DATASETS)
+    assert BENCHMARKS["standard-cl/1"] == ("dbpedia", "amazon", "yahoo", "agnews")
+    assert BENCHMARKS["long/6"][:3] == ("yelp", "amazon", "MNLI")
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_benchmark_by_name(data, name):
+    stream = TaskStream.from_name(name, data_dir=data, train_rows=4)
+    assert (stream.name, tuple(task.name for task in stream)) == (name, BENCHMARKS[name])
+    assert {len(task.train) for task in stream} == {4}
+
+
+def test_copa_has_no_instruction_and_no_options_but_labels(data):
+    copa = {task.name: task for task in benchmark_tasks("long/4", data)}["COPA"]
+    assert copa.labels == ("A", "B")
+    assert copa.train[0].prompt.startswith("Which sentence is the cause")
+
+
+def test_task_and_dataset_lines_on_demand(data):
+    prompt = benchmark_tasks("standard-cl/1", data, name_task_in_prompt=True)[0].train[0].prompt
+    assert prompt.startswith("Task:TC\nDataset:dbpedia\nWhat is the topic of the following paragraph? ")
+
+
+def test_data_from_the_environment(data, monkeypatch):
+    monkeypatch.setenv("GORP_DATA", str(data))
+    assert len(TaskStream.from_name("standard-cl/3")) == 4
+
+
+def test_missing_data_says_where_it_is_to_be_had(data, tmp_path, monkeypatch):
+    monkeypatch.delenv("GORP_DATA", raising=False)
+    origin = r"CL_Benchmark of github\.com/cmnfriend/O-LoRA"
+    with pytest.raises(InputError, match=rf"standard-cl/1 needs its data: .*--data DIR or in \$GORP_DATA.*{origin}"):
+        benchmark_tasks("standard-cl/1")
+    with pytest.raises(InputError, match=rf"nowhere: no such folder.*{origin}"):
+        benchmark_tasks("standard-cl/1", tmp_path / "nowhere")
+    (data / "TC" / "yahoo" / "train.json").unlink()
+    with pytest.raises(InputError, match=rf"yahoo, a task of standard-cl/1, is not there .*{origin}"):
+        benchmark_tasks("standard-cl/1", data)
+
+
+def test_an_unknown_name_suggests_the_nearest(data):
+    with pytest.raises(InputError, match=r"no benchmark 'standard-cl/9' \(did you mean 'standard-cl/"):
+        benchmark_tasks("standard-cl/9", data)
+
+
+@pytest.mark.skipif("GORP_DATA" not in os.environ, reason="needs $GORP_DATA, the benchmarks' rows")
+def test_the_real_rows(monkeypatch):
+    one_of_each_kind = ("CB", "QQP", "SST-2", "dbpedia", "BoolQA", "MultiRC", "WiC", "COPA")
+    monkeypatch.setitem(BENCHMARKS, "long/4", one_of_each_kind)
+    tasks = {task.name: task for task in benchmark_tasks("long/4", limits=Limits(train_rows=60, test_rows=90))}
+    assert len(tasks["dbpedia"].labels) == 14
+    assert tasks["CB"].labels == ("entailment", "contradiction", "neutral")
+    for name, task in tasks.items():
+        assert len(task.train) == 60
+        cut = [row.prompt[slice(*row.truncatable)] for row in task.train]
+        assert all(cut) or name in ("WiC", "COPA")
+        for row in (*task.train, *task.validation, *task.test):
+            assert row.answer in task.labels
+            kept = row.prompt[row.truncatable[1] :]
+            assert kept.endswith("\nAnswer:")
+            assert name != "MultiRC" or (kept.startswith("\nquestion: ") and "\ncandidate answer: " in kept)
+            assert name != "BoolQA" or "\nquestion: " in row.prompt[: row.truncatable[0]]
+        seen = {row.prompt for row in task.train}
+        assert not seen & {row.prompt for row in task.validation}
