@@ -43,8 +43,8 @@ def attach(model: Model, config: GORPConfig, space: GradientSpace | None = None)
     """
     if hasattr(model, "gradient_space"):
         raise InputError("this model is attached already; attach a fresh one, or go on with end_task")
-    lora_names = find_layers(model, config.lora_targets, "lora_targets")
-    full_rank_names = find_layers(model, config.full_rank_targets, "full_rank_targets")
+    lora_names = find_layers(model, config.lora_targets or (), "lora_targets")
+    full_rank_names = find_layers(model, config.full_rank_targets or (), "full_rank_targets")
     if not lora_names and not full_rank_names:
         raise InputError(f"no targets: give lora_targets or full_rank_targets; {_choices(model)}")
     for name in lora_names:

@@ -33,15 +33,18 @@ class GORPConfig(BaseModel):
     """What learns and how the past is protected.
 
     A target is a run of dotted name components that a layer's name must contain: ``SelfAttention.q`` matches
-    ``encoder.block.0.layer.0.SelfAttention.q``; ``*`` stands for part of a component. Settings left at None take
-    the default of the variant.
+    ``encoder.block.0.layer.0.SelfAttention.q``; ``*`` stands for part of a component. Targets left at None are none
+    for :func:`gorp.attach` and the architecture's defaults for the learner; other settings left at None take the
+    default of the variant.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     variant: Variant = Field("exact", description="exact: DESIGN's method; paper: the published formulas, literally")
-    lora_targets: tuple[str, ...] = Field((), description="layers that learn by LoRA factors")
-    full_rank_targets: tuple[str, ...] = Field((), description="layers that learn by projected full-rank steps")
+    lora_targets: tuple[str, ...] | None = Field(None, description="layers that learn by LoRA factors")
+    full_rank_targets: tuple[str, ...] | None = Field(
+        None, description="layers that learn by projected full-rank steps"
+    )
     rank: int = Field(8, ge=1, description="rank of LoRA factors and of full-rank projections")
     lora_alpha: int = Field(32, gt=0, description="LoRA scale times rank: W + (alpha / rank) B A")
     lora_dropout: float | None = Field(None, ge=0, lt=1)

@@ -148,8 +148,6 @@ class ProjectedLinear(nn.Module, LearnedLayer):
         self.core = nn.Parameter(self._zeros(0, 0))
         for buffer in ("U", "V", "start"):
             self.register_buffer(buffer, self._zeros(0, 0))
-        self.refresh_due = True
-        self.skipped_refreshes = 0
         self._gradient: Tensor | None = None
         self._chosen: tuple[Tensor, Tensor, Tensor] | None = None
         self.seen: dict[str, Tensor] = {}
@@ -297,6 +295,7 @@ class ProjectedLinear(nn.Module, LearnedLayer):
         self.U, self.V = self._zeros(self.out_features, k), self._zeros(self.in_features, k)
         self.start = seeded_normal(self.in_features, q, self._seed).to(self.U)
         self.refresh_due = True
+        self.skipped_refreshes = 0
         self.forget_pending()
 
     @override

@@ -1,0 +1,80 @@
+"""GORP: LoRA factors and full-rank weights learn together, and leave alone what earlier tasks depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from gorp._attach import attach, end_task, learned_layers, param_groups
+from gorp.backbones import default_targets
+from gorp.layers import ProjectedLinear
+from gorp.methods.base import Method
+from gorp.optimizer import GORPAdamW
+from gorp.space import GradientSpace
+
+if TYPE_CHECKING:
+    from gorp.tasks import Task
+
+
+class GORP(Method):
+    """Wang et al., Continual Gradient Low-Rank Projection Fine-Tuning for LLMs, ACL 2025, in both variants.
+
+    Targets that the configuration leaves open are the architecture's defaults; a list given as empty stays empty.
+    """
+
+    name = "gorp"
+    _optimizer: GORPAdamW
+
+    def attach(self, model: nn.Module, space: GradientSpace | None = None) -> None:
+        """Inject LoRA factors, put cores into full-rank layers, freeze the rest."""
+        config = self.config.gorp
+        lora, full_rank = config.lora_targets, config.full_rank_targets
+        if lora is None or full_rank is None:
+            default_lora, default_full_rank = default_targets(model)
+            lora = default_lora if lora is None else lora
+            full_rank = default_full_rank if full_rank is None else full_rank
+        settings = {
+            "lora_targets": tuple(lora),
+            "full_rank_targets": tuple(full_rank),
+            "accumulation_steps": self.config.training.accumulation_steps,
+            "seed": self.config.seed,
+        }
+        self.model = attach(model, config.model_copy(update=settings), space)
+        self._layers = learned_layers(model)
+
+    def layer_names(self) -> Sequence[str]:
+        """LoRA layers, then full-rank ones."""
+        return list(self._layers)
+
+    def effective_weights(self) -> dict[str, Tensor]:
+        """The weights with the factors that are not merged yet."""
+        return {name: layer.effective_weight().clone() for name, layer in self._layers.items()}
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """GORPAdamW, with a learning rate for either half."""
+        training = self.config.training
+        self._optimizer = GORPAdamW(
+            param_groups(self.model),
+            lr=training.lr,
+            full_rank_lr=training.full_rank_lr,
+            weight_decay=training.weight_decay,
+        )
+        return self._optimizer
+
+    def end_task(self, task: Task, index: int) -> None:
+        """Grow the space, merge the factors, start anew in what is left."""
+        end_task(self.model, self._optimizer, task.name)
+
+    @property
+    def space(self) -> GradientSpace:
+        """The model's gradient space."""
+        space: GradientSpace = self.model.gradient_space  # type: ignore[assignment]
+        return space
+
+    @property
+    def skipped_refreshes(self) -> int:
+        """Refreshes that found nothing but noise, or something not finite, in the task at hand."""
+        return sum(layer.skipped_refreshes for layer in self._layers.values() if isinstance(layer, ProjectedLinear))

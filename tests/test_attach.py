@@ -1,0 +1,171 @@
+"""Targets on real architectures, and the errors of attaching."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+
+import gorp
+from gorp.backbones import default_targets
+from gorp.layers import ProjectedLinear
+from gorp.lora import LoRALayer
+
+
+def t5() -> T5ForConditionalGeneration:
+    torch.manual_seed(0)
+    return T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=50, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2, feed_forward_proj="gated-gelu",
+            dropout_rate=0.0, decoder_start_token_id=0,
+        )
+    )  # fmt: skip
+
+
+def llama() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=50, hidden_size=16, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2,
+        )
+    )  # fmt: skip
+
+
+def loss_of(model: nn.Module, task: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(task)
+    tokens = torch.randint(5 + 20 * task, 25 + 20 * task, (4, 12), generator=generator)
+    return model(input_ids=tokens, labels=tokens).loss
+
+
+@pytest.mark.parametrize("build", [t5, llama])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_default_targets_learn_and_keep_their_promise(build, dtype: torch.dtype) -> None:
+    model = build().to(dtype)
+    lora, full_rank = default_targets(model)
+    config = gorp.GORPConfig(lora_targets=lora, full_rank_targets=full_rank, rank=4, energy=0.8, max_share=1.0)
+    assert gorp.attach(model, config) is model
+    layers = gorp.learned_layers(model)
+    assert {type(layer) for layer in layers.values()} == {LoRALayer, ProjectedLinear}
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert all(name.endswith(("lora_A.default.weight", "lora_B.default.weight", ".core")) for name in trained)
+    optimizer = gorp.GORPAdamW(gorp.param_groups(model), lr=5e-3, full_rank_lr=5e-3)
+    frozen = model.get_input_embeddings().weight.detach().clone()
+    for task in (0, 1):
+        before = {name: layer.effective_weight().double() for name, layer in layers.items()}
+        held = {name: layer.space.basis.double() for name, layer in layers.items()}
+        losses = []
+        for _ in range(25):
+            optimizer.zero_grad()
+            loss = loss_of(model, task)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert losses[-1] < losses[0]
+        gorp.end_task(model, optimizer, str(task))
+        for name, layer in layers.items():
+            change = layer.effective_weight().double() - before[name]
+            bound = 1e-5 * change.norm() + 4 * 1.2e-7 * before[name].norm()
+            assert (change @ held[name]).norm() <= bound, name
+    assert all(layer.space.basis.shape[1] > 0 for layer in layers.values())
+    assert model.get_input_embeddings().weight.equal(frozen)
+    assert model.gradient_space.tasks == ["0", "1"]
+
+
+def test_grouped_query_layers_are_not_square() -> None:
+    model = llama()
+    gorp.attach(model, gorp.GORPConfig(lora_targets=["v_proj"], rank=4))
+    layer = gorp.learned_layers(model)["model.layers.0.self_attn.v_proj"]
+    assert layer.effective_weight().shape == (8, 16)
+
+
+def test_generation_and_caching_work_on_an_attached_model() -> None:
+    model = llama().eval()
+    prompt = torch.tensor([[1, 2, 3]])
+    options = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0, "attention_mask": torch.ones_like(prompt)}
+    plain = model.generate(prompt, **options)
+    gorp.attach(model, gorp.GORPConfig(lora_targets=["q_proj"], full_rank_targets=["gate_proj"], rank=4))
+    assert model.generate(prompt, **options).equal(plain), "attaching changes nothing"
+
+
+def test_the_wrapping_of_accelerate_is_seen_through() -> None:
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=True)
+    model = llama()
+    gorp.attach(model, gorp.GORPConfig(lora_targets=["q_proj"], rank=4))
+    optimizer = gorp.GORPAdamW(gorp.param_groups(model))
+    wrapped_model, wrapped_optimizer = accelerator.prepare(nn.DataParallel(model), optimizer)
+    accelerator.backward(loss_of(model, 0))
+    wrapped_optimizer.step()
+    gorp.end_task(wrapped_model, wrapped_optimizer, "0")
+    assert model.gradient_space.tasks == ["0"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, r"no targets: give lora_targets or full_rank_targets; linear layers are: .*SelfAttention\.q"),
+        ({"lora_targets": ["self_attn"]}, r"lora_targets: 'self_attn' matches no linear layer.*EncDecAttention\.k"),
+        (
+            {"lora_targets": ["EncDecAttention.q"], "full_rank_targets": ["EncDecAttention"]},
+            r"layer decoder\.block\.0\.layer\.1\.EncDecAttention\.q matches both",
+        ),
+        ({"lora_targets": ["SelfAttention.q"], "rank": 17}, r"rank 17 is above the size of layer encoder.*\(16, 16\)"),
+    ],
+)
+def test_bad_targets_are_named_with_what_would_be_accepted(settings: dict[str, object], message: str) -> None:
+    model = t5()
+    with pytest.raises(gorp.InputError, match=message):
+        gorp.attach(model, gorp.GORPConfig.model_validate(settings))
+    assert not hasattr(model, "gradient_space")
+
+
+def test_attaching_twice_or_with_a_foreign_space_is_refused() -> None:
+    model = t5()
+    gorp.attach(model, gorp.GORPConfig(lora_targets=["SelfAttention.q"], rank=4))
+    with pytest.raises(gorp.InputError, match="attached already"):
+        gorp.attach(model, gorp.GORPConfig(lora_targets=["SelfAttention.q"], rank=4))
+    wider = nn.ModuleDict({"q": nn.Linear(20, 8)})
+    gorp.attach(wider, gorp.GORPConfig(lora_targets=["q"], rank=4))
+    narrow = nn.ModuleDict({"q": nn.Linear(10, 8)})
+    with pytest.raises(gorp.InputError, match="holds q with 20 inputs, the model has 10"):
+        gorp.attach(narrow, gorp.GORPConfig(lora_targets=["q"], rank=4), wider.gradient_space)
+
+
+def test_half_precision_is_refused() -> None:
+    with pytest.raises(gorp.InputError, match="layer q is torch.float16; a layer can learn in float32"):
+        gorp.attach(nn.ModuleDict({"q": nn.Linear(8, 8).half()}), gorp.GORPConfig(lora_targets=["q"], rank=4))
+
+
+def test_a_copy_made_after_attaching_cannot_be_trained_unprotected() -> None:
+    model = t5()
+    gorp.attach(model, gorp.GORPConfig(lora_targets=["SelfAttention.q"], rank=4))
+    stale = [parameter for parameter in copy.deepcopy(model).parameters() if parameter.requires_grad]
+    with pytest.raises(ValueError, match="belongs to no learned layer"):
+        gorp.GORPAdamW([{"params": stale}])
+
+
+@pytest.mark.parametrize("settings", [{"lr": -1.0}, {"full_rank_lr": -1.0}, {"betas": (0.9, 1.0)}, {"eps": -1e-8}])
+def test_optimizer_arguments_have_bounds(settings: dict[str, object]) -> None:
+    model = t5()
+    gorp.attach(model, gorp.GORPConfig(lora_targets=["SelfAttention.q"], rank=4))
+    with pytest.raises(ValueError, match="should be"):
+        gorp.GORPAdamW(gorp.param_groups(model), **settings)
+
+
+def test_unattached_models_and_foreign_optimizers_are_refused() -> None:
+    with pytest.raises(ValueError, match="not attached"):
+        gorp.param_groups(t5())
+    model = t5()
+    gorp.attach(model, gorp.GORPConfig(lora_targets=["SelfAttention.q"], rank=4))
+    with pytest.raises(ValueError, match="needs the GORPAdamW"):
+        gorp.end_task(model, torch.optim.SGD(model.parameters(), lr=0.1), "0")
+
+
+def test_the_paper_keeps_first_moments_only() -> None:
+    with pytest.raises(ValueError, match="'paper' accepts 'first_moment'"):
+        gorp.GORPConfig(variant="paper", memory="sketch")
