@@ -13,7 +13,7 @@ import pytest
 from gorp.report.record import LayerMeter, RunRecord, Stage
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = [
+FLAGS = (
     "--headless",
     "--no-sandbox",
     "--disable-gpu",
@@ -24,7 +24,7 @@ FLAGS = [
     "--disable-sync",
     "--hide-scrollbars",
     "--virtual-time-budget=2000",
-]
+)
 
 MakeRecord = Callable[..., RunRecord]
 

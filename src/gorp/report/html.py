@@ -22,8 +22,7 @@ from gorp.report.tables import comparison_grid
 
 REPORT_FILE = "report.html"
 LAYERS_SHOWN = 8  # the rest folds away
-_DARKEST = 0.88  # opacity of a cell at 100 percent
-_LIGHT_INK_FROM = 0.5
+_FULL_INK_FROM, _LIGHT_INK_FROM = 0.3, 0.67  # opacity of a cell's colour; for a contrast that can be read
 _MANY_TASKS = 8
 
 
@@ -43,12 +42,14 @@ class Cell:
     @property
     def opacity(self) -> float:
         """How strongly the cell is coloured, 0 to 1."""
-        return round(_DARKEST * min(max(self.value or 0.0, 0.0), 100.0) / 100, 3)
+        return round(min(max(self.value or 0.0, 0.0), 100.0) / 100, 3)
 
     @property
-    def strong(self) -> bool:
-        """Whether the colour asks for light ink."""
-        return self.opacity > _LIGHT_INK_FROM
+    def depth(self) -> str:
+        """What the colour asks of the ink: pale (any), mid (full) or strong (the opposite ink)."""
+        if self.opacity > _LIGHT_INK_FROM:
+            return "strong"
+        return "mid" if self.opacity > _FULL_INK_FROM else "pale"
 
 
 @dataclass(frozen=True)
