@@ -19,8 +19,10 @@ def command(
 ) -> None:
     """Print the gradient space: the directions that every layer keeps for the tasks learnt so far.
 
-    Example:  gorp inspect runs/desk
-    Example:  gorp inspect space.safetensors
+    \b
+    Examples:
+      gorp inspect runs/desk
+      gorp inspect space.safetensors
     """
     file = find_space(run)
 

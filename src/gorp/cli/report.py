@@ -29,8 +29,10 @@ def command(
 
     Several runs are compared; runs of one method that differ in their seed become one line with mean and spread.
 
-    Example:  gorp report runs/desk
-    Example:  gorp report runs/gorp runs/seq-lora --out comparison.html --csv scores.csv
+    \b
+    Examples:
+      gorp report runs/desk
+      gorp report runs/gorp runs/seq-lora --out comparison.html
     """
     from gorp.report.comparison import group_runs
     from gorp.report.files import write_text_atomically
