@@ -22,10 +22,11 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-WORDS = (
-    "the a this that one some red green blue cat dog bird fish sings runs sleeps eats near far old new big small "
-    "What is named ? Choose one from the option . Option : , Answer colour animal act yes no"
-).split()
+_TEXT = """
+    the a this that one some red green blue cat dog bird fish sings runs sleeps eats near far old new big small
+    What is named ? Choose from option . Option : , Answer colour animal act yes no
+"""
+WORDS = _TEXT.split()
 TASKS = {
     "colour": ("red", "green", "blue"),
     "animal": ("cat", "dog", "bird"),
@@ -50,7 +51,7 @@ def make_model(kind: str) -> PreTrainedModel:
     torch.manual_seed(1)
     size = len(WORDS) + 4
     if kind == "seq2seq":
-        return T5ForConditionalGeneration(
+        model = T5ForConditionalGeneration(
             T5Config(
                 vocab_size=size,
                 d_model=32,
@@ -59,11 +60,16 @@ def make_model(kind: str) -> PreTrainedModel:
                 num_layers=2,
                 num_heads=4,
                 dropout_rate=0.1,
+                tie_word_embeddings=False,
                 decoder_start_token_id=0,
                 pad_token_id=0,
                 eos_token_id=1,
             )
         )
+        with torch.no_grad():
+            for block in model.decoder.block:  # answers of a random model depend on the prompt
+                block.layer[1].EncDecAttention.o.weight.mul_(30)
+        return model
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=size,

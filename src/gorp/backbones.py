@@ -99,9 +99,8 @@ def default_targets(model: nn.Module) -> tuple[list[str], list[str]]:
 
 
 def linear_names(model: nn.Module) -> list[str]:
-    """Dotted names of the linear layers that could be targeted, in the model's order; output heads are left out."""
-    head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
-    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head]
+    """Dotted names of the linear layers, in the model's order."""
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
 
 
 def describe_layers(names: Sequence[str]) -> str:

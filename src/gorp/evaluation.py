@@ -52,7 +52,7 @@ class Prompts:
 
 
 class Evaluator:
-    """Scores a model on examples, again and again: prompts are encoded once per list of examples.
+    """Scores a model on examples, again and again: each list of examples is encoded once.
 
     Args:
         model: seq2seq or causal.
@@ -63,21 +63,22 @@ class Evaluator:
 
     def __init__(self, model: PreTrainedModel, encoder: Encoder, batch_size: int = 64, precision: str = "fp32") -> None:
         self.model, self.encoder, self.batch_size, self.precision = model, encoder, batch_size, precision
-        self._prompts: dict[str, Prompts] = {}
+        self._prompts: dict[tuple[Example, ...], Prompts] = {}
 
-    def score(self, key: str, examples: Sequence[Example], on_step: OnStep | None = None) -> float:
-        """Exact match in percent; ``key`` names the examples, which must not change under it."""
-        return exact_match(self.predict(key, examples, on_step), examples)
+    def score(self, examples: Sequence[Example], on_step: OnStep | None = None) -> float:
+        """Exact match in percent."""
+        return exact_match(self.predict(examples, on_step), examples)
 
     @torch.inference_mode()
-    def predict(self, key: str, examples: Sequence[Example], on_step: OnStep | None = None) -> list[str]:
+    def predict(self, examples: Sequence[Example], on_step: OnStep | None = None) -> list[str]:
         """The model's answer to each example, in the order given; ``on_step(done, total)`` is called per batch."""
+        key = tuple(examples)
         if key not in self._prompts:
             self._prompts[key] = Prompts.of(examples, self.encoder)
         prompts = self._prompts[key]
         answers = [""] * len(examples)
         was_training = self.model.training
-        self.model.eval()
+        self.model.train(False)
         with autocast(self.model.device, self.precision):
             for first in range(0, len(examples), self.batch_size):
                 part = slice(first, first + self.batch_size)
@@ -91,7 +92,7 @@ class Evaluator:
     def _answer(self, prompts: Prompts, part: slice) -> list[str]:
         batch = self.encoder.prompt_batch(prompts.ids[part])
         batch.pop("position_ids", None)
-        settings = GenerationConfig(
+        settings = GenerationConfig(  # type: ignore[no-untyped-call]  # transformers
             max_new_tokens=prompts.max_new_tokens,
             do_sample=False,
             num_beams=1,

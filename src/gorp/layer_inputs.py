@@ -40,7 +40,7 @@ def collect_inputs(
         for name in layer_names
     ]
     was_training = model.training
-    model.eval()
+    model.train(False)
     try:
         for batch in batches:
             model(**batch, use_cache=False)

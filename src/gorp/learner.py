@@ -92,7 +92,7 @@ class ContinualLearner:
         if self.folder.state is not None and self.folder.state.base_model != base_model:
             raise InputError(f"{self.folder.path}: is the run of another base model; accepted: the one it began with")
         if getattr(model, "hf_device_map", None) is None:
-            model.to(PartialState().device)  # type: ignore[arg-type]  # transformers narrows Module.to
+            model.to(PartialState().device)
         self.model = model
         training = self.config.training
         self.encoder = Encoder(model, tokenizer, training.max_source_length, training.max_target_length)
@@ -110,6 +110,26 @@ class ContinualLearner:
         self.record = self.folder.record()
         self.tasks = self.folder.tasks()
         self._inputs = self.folder.inputs()
+
+    @classmethod
+    def of_run(
+        cls, run_dir: str | Path, progress: Progress | None = None, model: str | None = None
+    ) -> ContinualLearner:
+        """The learner of an existing run, as its last finished stage left it.
+
+        Args:
+            run_dir: the run folder.
+            progress: is told what happens.
+            model: where the base model is now, if not where the run's configuration says.
+
+        Raises:
+            InputError: no run there, or its base model cannot be found.
+        """
+        source = model or RunFolder.of_run(run_dir).config().model
+        if source is None:
+            raise InputError(f"{run_dir}: the run does not say where its base model is; give it (--model)")
+        backbone = load_backbone(source)
+        return cls(backbone.model, backbone.tokenizer, run_dir=run_dir, progress=progress)
 
     def learn(self, task: Task) -> None:
         """Learn one more task and evaluate every task known; a task learnt already is passed over.
@@ -147,7 +167,7 @@ class ContinualLearner:
         for name in names:
             if name not in known:
                 raise InputError(f"no task {name!r} in this run{nearest(name, known)}; tasks: {', '.join(known)}")
-        return {name: self._score(known[name], split) for name in names or known}
+        return {name: self.score(rows_of(known[name], split), name) for name in names or known}
 
     @property
     def learnt(self) -> int:
@@ -167,7 +187,7 @@ class ContinualLearner:
         self.progress.run_started(self.record.name, [*self.record.tasks, *(task.name for task in new)], self.learnt)
         if not new:
             return
-        scores = [self._score(task, self.config.evaluation.split) for task in new]
+        scores = [self._score(task) for task in new]
         record = self.record.model_copy(deep=True)
         record.finished = False
         earlier = [None] * len(record.tasks)
@@ -216,7 +236,7 @@ class ContinualLearner:
     def _learn_stage(self, task: Task, index: int) -> None:
         """Train a task to its end, let the method keep what it needs, measure, save."""
         seed_everything(self.config.seed, index + 1)
-        before = self.method.effective_weights()
+        before, stored_before = self.method.effective_weights(), self._stored_weights()
         kept = kept_directions(self.method.space)
         self.method.begin_task(task, index)
         optimizer = self.method.optimizer()
@@ -233,9 +253,10 @@ class ContinualLearner:
         watch = _Stopwatch()
         self.method.end_task(task, index)
         inputs = {} if self.method.learns_jointly else self._held_out_inputs(task)
-        layers = measure(before, self.method.effective_weights(), kept, self.method.space, self._inputs)
+        stored = {name: weight - stored_before[name] for name, weight in self._stored_weights().items()} or None
+        layers = measure(before, self.method.effective_weights(), kept, self.method.space, self._inputs, stored)
         memory_seconds = watch.lap()
-        scores = [self._score(known, self.config.evaluation.split) for known in self.tasks]
+        scores = [self._score(known) for known in self.tasks]
         stage = Stage(
             index=index,
             task=task.name,
@@ -256,6 +277,13 @@ class ContinualLearner:
         self.record = record
         self._inputs[task.name] = inputs
         self.progress.stage_finished(index, task.name, scores, sum(stage.seconds.values()))
+
+    def _stored_weights(self) -> dict[str, Tensor]:
+        """Weights (out, in) in fp64 as they are stored; nothing where that is as fine as what is computed with."""
+        modules = {name: self.model.get_submodule(name) for name in self.method.layer_names()}
+        weights = {name: getattr(module, "base_layer", module).weight for name, module in modules.items()}
+        coarse = any(weight.dtype.itemsize < 4 for weight in weights.values())
+        return {name: weight.detach().cpu().double() for name, weight in weights.items()} if coarse else {}
 
     def _flight_content(self, flight: Flight, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         return {
@@ -283,15 +311,21 @@ class ContinualLearner:
         inputs = ({key: batch[key].to(self.model.device) for key in batch if key != "labels"} for batch in batches)
         return collect_inputs(self.model, self.method.layer_names(), inputs)
 
-    def _score(self, task: Task, split: str) -> float | None:
-        examples: list[Example] = task.test if split == "test" else task.validation
+    def score(self, examples: Sequence[Example], name: str) -> float | None:
+        """Exact match in percent on examples of any kind, reported under ``name``; None if there are none."""
         if not examples:
             return None
-        score = self.evaluator.score(
-            f"{split}/{task.name}", examples, lambda done, total: self.progress.evaluation_step(task.name, done, total)
-        )
-        self.progress.task_evaluated(task.name, score)
+        score = self.evaluator.score(examples, lambda done, total: self.progress.evaluation_step(name, done, total))
+        self.progress.task_evaluated(name, score)
         return score
+
+    def _score(self, task: Task) -> float | None:
+        return self.score(rows_of(task, self.config.evaluation.split), task.name)
+
+
+def rows_of(task: Task, split: str) -> list[Example]:
+    """A task's test or validation rows."""
+    return task.test if split == "test" else task.validation
 
 
 def kept_directions(space: GradientSpace | None) -> dict[str, Tensor]:

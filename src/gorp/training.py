@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ class Flight:
 
     Attributes:
         step: optimizer steps done, skipped ones included.
-        losses: (step, mean loss per answer token) of the steps that were taken.
+        losses: (step, mean loss per answer token, with the method's penalty) of the steps that were taken.
         skipped: steps skipped because a loss or a gradient was not finite.
         skipped_in_a_row: of these, how many since the last good one.
         seconds: wall-clock time spent.
@@ -196,18 +196,19 @@ class _TaskTrainer(Trainer):
             model=model,
             args=arguments,
             data_collator=encoder.training_batch,
-            train_dataset=plan.remaining(first),  # type: ignore[arg-type]  # a list is a dataset
+            train_dataset=plan.remaining(first),
             optimizers=(optimizer, LambdaLR(optimizer, lambda step: plan.rate(first + step))),
         )
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = True
+        self.backbone = model
         self.method, self.encoder, self.plan, self.flight = method, encoder, plan, flight
         self.step_loss = torch.zeros((), device=model.device)
         if plan.config.gradient_checkpointing:
             enable_checkpointing(model)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+        return SequentialSampler(cast(list[Row], self.train_dataset))
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Tensor]], num_batches: int, device: torch.device
@@ -223,12 +224,14 @@ class _TaskTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         loss = answer_loss(model, inputs, self.encoder.keeps_last_logits) / (num_items_in_batch or 1)
-        self.step_loss += loss.detach()
         penalty = self.method.penalty(inputs)
-        return loss if penalty is None else loss + penalty / self.current_gradient_accumulation_steps
+        if penalty is not None:
+            loss = loss + penalty / self.current_gradient_accumulation_steps
+        self.step_loss += loss.detach()
+        return loss
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager[object]:
-        return autocast(self.model.device, self.plan.config.precision)
+        return autocast(self.backbone.device, self.plan.config.precision)
 
     def floating_point_ops(self, inputs: dict[str, Tensor]) -> int:
         return 0
@@ -246,6 +249,7 @@ class _Keeper(TrainerCallback):
     ) -> None:
         self.trainer, self.progress, self.save = trainer, progress, save
         self.resumed_random_state = resumed_random_state
+        self.parameters = [parameter for parameter in trainer.backbone.parameters() if parameter.requires_grad]
         self.started = time.monotonic()
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -259,11 +263,12 @@ class _Keeper(TrainerCallback):
         trainer, flight = self.trainer, self.trainer.flight
         loss = trainer.step_loss.item()
         trainer.step_loss.zero_()
-        if math.isfinite(loss) and _gradients_are_finite(trainer.model):
+        if math.isfinite(loss) and _gradients_are_finite(self.parameters):
             flight.losses.append([flight.step + 1, loss])
             flight.skipped_in_a_row = 0
         else:
-            trainer.model.zero_grad(set_to_none=True)
+            for parameter in self.parameters:
+                parameter.grad = None
             flight.skipped += 1
             flight.skipped_in_a_row += 1
 
@@ -284,8 +289,8 @@ class _Keeper(TrainerCallback):
             )
 
 
-def _gradients_are_finite(model: nn.Module) -> bool:
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+def _gradients_are_finite(parameters: Sequence[nn.Parameter]) -> bool:
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:
         return True
     return bool(torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all())

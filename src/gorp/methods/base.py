@@ -62,7 +62,7 @@ class Method(ABC):
     def optimizer(self) -> torch.optim.Optimizer:
         """A fresh optimizer for the task that has just begun."""
 
-    def begin_task(self, task: Task, index: int) -> None:  # noqa: B027 (optional)
+    def begin_task(self, task: Task, index: int) -> None:
         """Called before task ``index`` (from 0) is trained; may draw random numbers."""
 
     def training_rows(self, task: Task, index: int) -> Sequence[Example]:
@@ -73,7 +73,7 @@ class Method(ABC):
         """A scalar added to the loss of a batch, or None."""
         return None
 
-    def end_task(self, task: Task, index: int) -> None:  # noqa: B027 (optional)
+    def end_task(self, task: Task, index: int) -> None:
         """Called after task ``index`` is trained and before it is evaluated: remember, merge, start anew."""
 
     def weights(self) -> dict[str, Tensor]:
@@ -89,7 +89,7 @@ class Method(ABC):
         """What else must be kept between tasks, as tensors."""
         return {}
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027 (optional)
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Put back what `state` returned."""
 
     @property

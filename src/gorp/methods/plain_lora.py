@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from gorp._attach import find_layers
@@ -22,7 +21,7 @@ ADAPTER = "default"
 class PlainLoRA(Method):
     """W + (alpha / rank) B A on every target layer; a subclass says what happens between tasks."""
 
-    _layers: dict[str, LoraLayer]
+    _layers: dict[str, Any]  # peft's layers
 
     def attach(self, model: nn.Module, space: GradientSpace | None = None) -> None:
         """Inject the factors into the target layers and freeze everything else."""
@@ -32,14 +31,14 @@ class PlainLoRA(Method):
             _check_rank(name, cast(nn.Linear, model.get_submodule(name)), lora.rank)
         settings = LoraConfig(
             r=lora.rank,
-            lora_alpha=lora.alpha,
+            lora_alpha=cast(int, lora.alpha),  # peft takes any number
             lora_dropout=lora.dropout,
             target_modules=names,
             bias="none",
         )
         inject_adapter_in_model(settings, model, adapter_name=ADAPTER)
         self.model = model
-        self._layers = {name: cast(LoraLayer, model.get_submodule(name)) for name in names}
+        self._layers = {name: model.get_submodule(name) for name in names}
         for layer in self._layers.values():
             for factor in (layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]):
                 factor.float()
@@ -80,7 +79,7 @@ def _check_rank(name: str, layer: nn.Linear, rank: int) -> None:
 
 
 @torch.no_grad()
-def _change(layer: LoraLayer) -> Tensor:
+def _change(layer: Any) -> Tensor:
     """(alpha / rank) B A, (out, in), fp32."""
     A, B = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
     change: Tensor = layer.scaling[ADAPTER] * (B.float() @ A.float())

@@ -1,0 +1,41 @@
+"""``gorp evaluate``: what a run's model scores now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gorp.cli.shared import progress_only
+
+
+def command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)],
+    task: Annotated[
+        list[str] | None, typer.Option(help="Score this task; may be repeated.", show_default="all tasks")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Rows to score on: test or validation.")] = "test",
+    data: Annotated[str | None, typer.Option(help="Score the rows of this file or folder instead.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Where the base model is now.", show_default="as in the run")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the scores alone.")] = False,
+) -> None:
+    """Print exact match in percent, a line a task, of the model as it is after the last task learnt.
+
+    Example:  gorp evaluate runs/desk --task refunds --split validation
+    """
+    from gorp.learner import ContinualLearner
+    from gorp.tasks import read_task
+
+    with progress_only(quiet) as progress:
+        learner = ContinualLearner.of_run(run, progress=progress, model=model)
+        if data is None:
+            scores = learner.evaluate(task or (), split)
+        else:
+            other = read_task(data)
+            scores = {other.name: learner.score([*other.train, *other.validation, *other.test], other.name)}
+    width = max(map(len, scores), default=0)
+    for name, score in scores.items():
+        print(f"{name:<{width}}  {'not measured' if score is None else f'{score:5.1f}'}")

@@ -1,0 +1,50 @@
+"""``gorp learn``: one more task, on another day."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gorp.cli.shared import progress_only
+
+
+def command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A file, a folder or hub:NAME.", show_default=False)],
+    name: Annotated[str | None, typer.Option(help="The task's name.", show_default="that of DATA")] = None,
+    labels: Annotated[str | None, typer.Option(help="Its labels, between commas.", show_default="as in DATA")] = None,
+    instruction: Annotated[str | None, typer.Option(help="What its prompts begin with.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Test rows.", show_default="split from DATA")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Where the base model is now.", show_default="as in the run")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+) -> None:
+    """Teach a run one more task, protect what it knows, and evaluate every task.
+
+    Example:  gorp learn runs/desk refunds.jsonl --name refunds
+    """
+    from gorp.learner import ContinualLearner
+    from gorp.report.html import write_report
+    from gorp.tasks import Limits, read_task
+
+    with progress_only(quiet) as progress:
+        learner = ContinualLearner.of_run(run, progress=progress, model=model)
+        rows = learner.config.data
+        task = read_task(
+            data,
+            name=name,
+            labels=[label.strip() for label in labels.split(",")] if labels is not None else None,
+            instruction=instruction,
+            test=test,
+            limits=Limits(rows.train_rows, rows.test_rows, rows.validation_rows, learner.config.seed),
+        )
+        learner.learn(task)
+    page = write_report([learner.record], run)
+    if not quiet:
+        from gorp.report.terminal import print_records
+
+        print_records([learner.record])
+        print(f"report: {page}")

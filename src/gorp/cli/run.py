@@ -1,0 +1,45 @@
+"""``gorp run``: a whole stream, from a configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gorp.cli.shared import as_overrides, progress_only
+
+
+def command(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The run's settings.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="The run folder.", show_default="runs/CONFIG-METHOD-seedN")] = None,
+    method: Annotated[str | None, typer.Option(help="Learn with this method instead.")] = None,
+    model: Annotated[str | None, typer.Option(help="Start from this model instead.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the benchmark data.", show_default="$GORP_DATA")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as training.lr=1e-3.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+) -> None:
+    """Learn a stream of tasks; evaluate every task after every stage; write report.html.
+
+    On the folder of an interrupted run it goes on, on a finished one it says so.
+
+    Example:  gorp run examples/standard_cl_order1.yaml --out runs/order1 --seed 1 --set training.epochs=1
+    """
+    from gorp.learner import run_stream
+    from gorp.report.html import write_report
+    from gorp.run_config import RunConfig
+
+    given = {"method": method, "model": model, "data.dir": str(data) if data else None, "seed": seed}
+    resolved = RunConfig.from_yaml(config, [*as_overrides(given), *(settings or [])])
+    folder = out or Path("runs") / f"{config.stem}-{resolved.method}-seed{resolved.seed}"
+    with progress_only(quiet) as progress:
+        record = run_stream(resolved, folder, progress=progress)
+    page = write_report([record], folder)
+    if not quiet:
+        from gorp.report.terminal import print_records
+
+        print_records([record])
+        print(f"report: {page}")

@@ -1,0 +1,25 @@
+"""What the commands that load a model have in common."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from gorp.progress import Progress, open_progress
+
+
+@contextmanager
+def progress_only(quiet: bool = False) -> Iterator[Progress]:
+    """Show gorp's own progress, and keep transformers' bars and notices out of it."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers
+    with open_progress(quiet) as progress:
+        yield progress
+
+
+def as_overrides(options: Mapping[str, object]) -> list[str]:
+    """Options that were given, as ``key=value`` overrides of a configuration."""
+    return [f"{key}={json.dumps(value)}" for key, value in options.items() if value is not None]

@@ -1,0 +1,68 @@
+import pytest
+
+from gorp.backbones import load_backbone
+from gorp.encoding import Encoder
+from gorp.evaluation import Evaluator, Prompts, exact_match, is_match, normalise
+from gorp.tasks import Example, TaskStream
+
+
+def example(answer, *references):
+    return Example("Answer:", answer, (0, 0), references)
+
+
+def test_normalise():
+    assert normalise("  Science, or\tTechnology! ") == "science or technology"
+
+
+def test_any_reference_counts():
+    assert is_match("the CAT.", example("dog", "The cat"))
+    assert not is_match("cat", example("dog"))
+    assert exact_match(["a", "b", "c"], [example("A"), example("x"), example("C!")]) == pytest.approx(200 / 3)
+
+
+@pytest.fixture(params=["seq2seq", "causal"])
+def backbone(request, tiny_models):
+    return load_backbone(str(tiny_models[request.param]))
+
+
+def test_answers_keep_their_order_at_any_batch_size(backbone, tiny_stream):
+    examples = [row for task in TaskStream.from_yaml(tiny_stream) for row in task.test]
+    encoder = Encoder(backbone.model, backbone.tokenizer)
+    answers = [Evaluator(backbone.model, encoder, size).predict(examples) for size in (1, 4, 64)]
+    assert answers[0] == answers[1] == answers[2]
+    assert len(set(answers[0])) > 1  # a random model, but not one that says the same to everything
+
+
+def test_answers_are_those_of_plain_generate(backbone, tiny_stream):
+    examples = TaskStream.from_yaml(tiny_stream)[0].test[:3]
+    encoder = Encoder(backbone.model, backbone.tokenizer)
+    answers = Evaluator(backbone.model, encoder).predict(examples)
+    for given, row in zip(answers, examples, strict=True):
+        inputs = backbone.tokenizer(row.prompt, return_tensors="pt", return_token_type_ids=False)
+        output = backbone.model.eval().generate(**inputs, max_new_tokens=2, do_sample=False)
+        skip = inputs["input_ids"].shape[1] if backbone.kind == "causal" else 0
+        assert given == backbone.tokenizer.decode(output[0, skip:], skip_special_tokens=True).strip()
+
+
+def test_prompts_are_encoded_once_longest_first(backbone, tiny_stream):
+    examples = TaskStream.from_yaml(tiny_stream)[0].test
+    encoder = Encoder(backbone.model, backbone.tokenizer)
+    prompts = Prompts.of(examples, encoder)
+    lengths = [len(ids) for ids in prompts.ids]
+    assert lengths == sorted(lengths, reverse=True)
+    assert prompts.max_new_tokens == 2  # one word and the end
+    evaluator = Evaluator(backbone.model, encoder)
+    first = evaluator.predict(examples)
+    encoder.row = None  # a second encoding would fail
+    assert evaluator.predict(examples) == first
+
+
+def test_progress_and_mode(backbone, tiny_stream):
+    examples = TaskStream.from_yaml(tiny_stream)[0].test
+    seen = []
+    backbone.model.train()
+    Evaluator(backbone.model, Encoder(backbone.model, backbone.tokenizer), 4).score(
+        examples, lambda *at: seen.append(at)
+    )
+    assert seen == [(4, 9), (8, 9), (9, 9)]
+    assert backbone.model.training

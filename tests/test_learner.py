@@ -1,0 +1,193 @@
+import json
+
+import pytest
+import torch
+
+from gorp import ContinualLearner
+from gorp.backbones import load_backbone
+from gorp.errors import GorpError, InputError
+from gorp.learner import run_stream
+from gorp.run_config import RunConfig
+from gorp.tasks import Example, Task, TaskStream
+
+
+@pytest.fixture(params=["seq2seq", "causal"])
+def kind(request):
+    return request.param
+
+
+def settings(tiny_models, tiny_stream, kind="seq2seq", method="gorp", **values):
+    return RunConfig.from_mapping(
+        {
+            "method": method,
+            "model": str(tiny_models[kind]),
+            "stream": str(tiny_stream),
+            "training": {"epochs": 1, "lr": 0.01, "save_every": 2, "batch_size": 6},
+            "lora": {"rank": 2},
+            "gorp": {"rank": 2, "refresh_every": 2},
+            "data": {"train_rows": 12, "validation_rows": 4},
+            **values,
+        }
+    )
+
+
+def learner(config, folder, method=None):
+    backbone = load_backbone(config.model)
+    return ContinualLearner(backbone.model, backbone.tokenizer, method, folder, config)
+
+
+@pytest.mark.parametrize("method", ["gorp", "seq-lora", "inc-lora"])
+def test_a_stream_fills_the_matrix(tiny_models, tiny_stream, tmp_path, kind, method):
+    record = run_stream(settings(tiny_models, tiny_stream, kind, method), tmp_path)
+    assert record.finished
+    assert record.tasks == ["colour", "animal", "act"]
+    assert all(score is not None for row in [record.zero_shot, *record.matrix] for score in row)
+    assert [stage.steps for stage in record.stages] == [2, 2, 2]
+    assert [len(stage.train_loss) for stage in record.stages] == [2, 2, 2]
+    assert all(set(stage.seconds) == {"train", "memory", "evaluate"} for stage in record.stages)
+    last = next(iter(record.stages[-1].layers.values()))
+    assert set(last.drift) == {"colour", "animal"}
+    assert (tmp_path / "record.json").read_text() == record.model_dump_json(indent=1) + "\n"
+    assert (tmp_path / "gradient_space.safetensors").exists() == (method == "gorp")
+    assert not list(tmp_path.glob("task-*/step-*"))
+
+
+def test_gorp_does_not_leak(tiny_models, tiny_stream, tmp_path, kind):
+    record = run_stream(settings(tiny_models, tiny_stream, kind), tmp_path)
+    meters = [meter for stage in record.stages[1:] for meter in stage.layers.values()]
+    assert any(meter.leak is not None for meter in meters)
+    assert all(meter.leak <= meter.leak_bound for meter in meters if meter.leak is not None)
+
+
+def test_joint_learns_in_one_stage(tiny_models, tiny_stream, tmp_path):
+    record = run_stream(settings(tiny_models, tiny_stream, method="joint"), tmp_path)
+    assert record.finished
+    assert [stage.index for stage in record.stages] == [2]
+    assert record.stages[0].steps == 6
+    assert record.matrix[:2] == [[None] * 3] * 2
+    assert None not in record.matrix[2]
+    again = learner(settings(tiny_models, tiny_stream, method="joint"), tmp_path)
+    with pytest.raises(InputError, match="learns all tasks at once"):
+        again.learn(TaskStream.from_yaml(tiny_stream)[0])
+    with pytest.raises(InputError, match="a finished run cannot learn more"):
+        again.learn_stream([Task("new", [], [], [])])
+
+
+def test_a_finished_run_is_left_as_it_is(tiny_models, tiny_stream, tmp_path):
+    config = settings(tiny_models, tiny_stream, method="seq-lora")
+    record = run_stream(config, tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.name != "run.lock"}
+    assert run_stream(config, tmp_path) == record
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.name != "run.lock"} == before
+
+
+def test_a_loop_over_learn_is_a_run(tiny_models, tiny_stream, tmp_path):
+    """Tasks not announced beforehand: what came before a task is measured when it comes."""
+    config = settings(tiny_models, tiny_stream)
+    tasks = TaskStream.from_yaml(tiny_stream, train_rows=12, validation_rows=4)
+    one_by_one = learner(config, tmp_path / "loop")
+    for task in tasks:
+        one_by_one.learn(task)
+    at_once = run_stream(config, tmp_path / "stream", stream=tasks)
+    looped, streamed = one_by_one.record.matrix, at_once.matrix
+    for stage in range(3):
+        known = min(3, stage + 2)  # the next task was measured before it was learnt
+        assert looped[stage][:known] == streamed[stage][:known]
+    assert one_by_one.record.zero_shot_row == [at_once.zero_shot[0], None, None]
+    assert looped[0][2] is None
+    assert one_by_one.record.finished
+    assert one_by_one.record.summary()["BWT"] == at_once.summary()["BWT"]
+
+
+def test_learning_on_another_day_needs_nothing_but_the_folder(tiny_models, tiny_stream, tmp_path, kind):
+    config = settings(tiny_models, tiny_stream, kind)
+    tasks = TaskStream.from_yaml(tiny_stream, train_rows=12, validation_rows=4)
+    together = learner(config, tmp_path / "together")
+    for task in tasks:
+        together.learn(task)
+    for task in tasks:
+        backbone = load_backbone(config.model)
+        given = config if task is tasks[0] else None
+        day = ContinualLearner(backbone.model, backbone.tokenizer, run_dir=tmp_path / "days", config=given)
+        day.learn(task)
+    assert day.record.comparable() == together.record.comparable()
+    weights = [learner.method.effective_weights() for learner in (together, day)]
+    assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
+    assert day.evaluate() == dict(zip(day.record.tasks, day.record.matrix[-1], strict=True))
+    assert set(day.evaluate(["act"], "validation")) == {"act"}
+    leaks = [meter for stage in day.record.stages for meter in stage.layers.values() if meter.leak is not None]
+    assert leaks
+    assert all(meter.leak <= meter.leak_bound for meter in leaks)
+
+
+def test_two_runs_are_the_same_and_two_seeds_are_not(tiny_models, tiny_stream, tmp_path):
+    config = settings(tiny_models, tiny_stream)
+    first, second = (run_stream(config, tmp_path / name) for name in "ab")
+    assert first.comparable() == second.comparable()
+    other = run_stream(config.model_copy(update={"seed": 1}), tmp_path / "c")
+    assert [stage.train_loss for stage in other.stages] != [stage.train_loss for stage in first.stages]
+
+
+def test_bf16_weights_report_the_stored_leak(tiny_models, tiny_stream, tmp_path):
+    backbone = load_backbone(str(tiny_models["causal"]), dtype="bfloat16")
+    config = settings(tiny_models, tiny_stream, "causal")
+    ours = ContinualLearner(backbone.model, backbone.tokenizer, run_dir=tmp_path, config=config)
+    for task in TaskStream.from_yaml(tiny_stream, train_rows=12, validation_rows=4)[:2]:
+        ours.learn(task)
+    meters = [meter for meter in ours.record.stages[1].layers.values() if meter.leak is not None]
+    assert all(meter.leak <= meter.leak_bound for meter in meters)
+    assert any(meter.stored_leak > meter.leak for meter in meters)
+
+
+def test_foreign_runs_are_refused_and_not_touched(tiny_models, tiny_stream, tmp_path):
+    config = settings(tiny_models, tiny_stream, method="seq-lora")
+    tasks = TaskStream.from_yaml(tiny_stream, train_rows=12, validation_rows=4)
+    run_stream(config, tmp_path, tasks[:2])
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def refused(message, change=None, stream=tasks, model=None):
+        with pytest.raises(InputError, match=message):
+            run_stream(RunConfig.from_mapping({**config.model_dump(), **(change or {})}), tmp_path, stream)
+
+    other = [Task("other", [], [], [Example("a", "b", (0, 0))]), Task("more", [], [], [])]
+    refused("run of another stream", stream=other)
+    refused("run of another stream", stream=tasks[::-1])
+    refused("task 'colour' of this run had other rows", stream=TaskStream.from_yaml(tiny_stream, train_rows=9))
+    refused("run of another base model", {"model": str(tiny_models["causal"])})
+    refused("is a run with method = 'seq-lora', not 'inc-lora'", {"method": "inc-lora"})
+    refused("is a run with training.lr = 0.01, not 0.5", {"training": {**config.training.model_dump(), "lr": 0.5}})
+    state = json.loads((tmp_path / "state.json").read_text())
+    weights = tmp_path / state["after"] / "weights.safetensors"
+    weights.write_bytes(b"broken")
+    refused("weights.safetensors: not a readable safetensors file")
+    weights.write_bytes(before[weights])
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert run_stream(config, tmp_path, tasks).finished  # and can still go on
+
+
+def test_bad_targets_leave_no_folder(tiny_models, tiny_stream, tmp_path):
+    config = settings(tiny_models, tiny_stream, gorp={"lora_targets": ["nothing"]})
+    with pytest.raises(InputError, match="'nothing' matches no linear layer"):
+        run_stream(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_tasks_and_splits_are_named(tiny_models, tiny_stream, tmp_path):
+    ours = learner(settings(tiny_models, tiny_stream, method="seq-lora"), tmp_path)
+    ours.learn(TaskStream.from_yaml(tiny_stream)[0])
+    with pytest.raises(InputError, match=r"no task 'color' in this run \(did you mean 'colour'\?\); tasks: colour"):
+        ours.evaluate(["color"])
+    with pytest.raises(InputError, match="unknown split 'dev'"):
+        ours.evaluate(split="dev")
+
+
+def test_a_task_that_was_begun_comes_first(tiny_models, tiny_stream, tmp_path):
+    config = settings(tiny_models, tiny_stream, method="seq-lora")
+    tasks = TaskStream.from_yaml(tiny_stream)
+    ours = learner(config, tmp_path)
+    ours.method.begin_task = lambda task, index: (_ for _ in ()).throw(GorpError("stopped"))
+    with pytest.raises(GorpError, match="stopped"):
+        ours.learn(tasks[0])
+    again = learner(config, tmp_path)
+    with pytest.raises(InputError, match="task 'colour' was begun in this run and comes next"):
+        again.learn(tasks[1])

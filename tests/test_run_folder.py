@@ -1,0 +1,144 @@
+import json
+
+import pytest
+import torch
+
+from gorp.errors import GorpError, InputError
+from gorp.report.record import RunRecord, Stage
+from gorp.run_config import RunConfig
+from gorp.run_folder import RunFolder, StageFiles, task_folder
+from gorp.space import GradientSpace
+from gorp.tasks import Example, Task
+
+ROW = Example("p\u2028é\ud800 Answer:", "a", (0, 1), ("b",), (("user", "hello"),))
+TASKS = [Task("one", [ROW], [], [ROW, ROW], ("a", "b")), Task("t/w o", [], [ROW], [ROW])]
+FILES = StageFiles({"w": torch.ones(2)}, {"m": torch.zeros(1)}, GradientSpace(), {"layer": torch.ones(3, 2)})
+
+
+def new_record(**fields):
+    return RunRecord(name="x", method="gorp", model="m", stream="s", tasks=[], **fields)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    with folder.locked():
+        folder.start("base", RunConfig(), new_record())
+    return folder
+
+
+def add_tasks(folder):
+    record = folder.record()
+    record.tasks = ["one", "t/w o"]
+    record.zero_shot = [1.0, None]
+    folder.add_tasks(TASKS, record)
+
+
+def finish_stage(folder, index=0):
+    record = folder.record()
+    record.stages = [*record.stages, Stage(index=index, task="x", scores=[1.0, 2.0])]
+    folder.finish_stage(record, FILES)
+
+
+def test_a_run_is_read_back(folder):
+    add_tasks(folder)
+    folder.save_flight(0, 5, {"step": 5})
+    finish_stage(folder)
+    again = RunFolder.of_run(folder.path)
+    assert again.state == folder.state
+    assert again.config() == RunConfig()
+    assert [(task.name, task.validation, task.test, task.labels) for task in again.tasks()] == [
+        (task.name, task.validation, task.test, task.labels) for task in TASKS
+    ]
+    assert again.flight() is None
+    files = again.stage_files()
+    assert torch.equal(files.weights["w"], torch.ones(2))
+    assert files.space is not None
+    assert torch.equal(again.inputs()["one"]["layer"], torch.ones(3, 2))
+    assert len(again.record().stages) == 1
+    assert (folder.path / "gradient_space.safetensors").exists()
+    assert [path.name for path in (folder.path / "task-01-one").iterdir() if path.is_dir()] == ["after"]
+
+
+def test_a_later_flight_replaces_the_earlier(folder):
+    add_tasks(folder)
+    folder.save_flight(0, 5, {"step": 5})
+    folder.save_flight(0, 10, {"step": 10, "t": torch.ones(1)})
+    assert RunFolder(folder.path).flight()["step"] == 10
+    assert [path.name for path in (folder.path / "task-01-one").glob("step-*")] == ["step-000010"]
+
+
+def test_the_record_never_says_more_than_the_state(folder):
+    add_tasks(folder)
+    state = (folder.path / "state.json").read_text()
+    finish_stage(folder)
+    (folder.path / "state.json").write_text(state)
+    assert RunFolder(folder.path).record().stages == []
+    assert RunFolder(folder.path).record().tasks == ["one", "t/w o"]
+
+
+def test_only_one_process_works_on_a_run(folder):
+    with (
+        folder.locked(),
+        pytest.raises(GorpError, match=r"process \d+ works on this run"),
+        RunFolder(folder.path).locked(),
+    ):
+        pass
+    (folder.path / "run.lock").write_text("999999\n")  # left by a process that died
+    with folder.locked():
+        pass
+
+
+def test_a_run_that_went_on_elsewhere_is_noticed(folder):
+    other = RunFolder(folder.path)
+    add_tasks(folder)
+    with pytest.raises(GorpError, match="another process has gone on with this run"), other.locked():
+        pass
+
+
+def test_a_full_disk_keeps_what_was_saved(folder, monkeypatch):
+    add_tasks(folder)
+    folder.save_flight(0, 5, {"step": 5})
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("gorp.checkpoint.save_file", full)
+    with pytest.raises(GorpError, match="step-000010: .*No space left on device"):
+        folder.save_flight(0, 10, {"step": 10, "t": torch.ones(1)})
+    monkeypatch.undo()
+    assert RunFolder(folder.path).flight() == {"step": 5}
+
+
+def test_strange_names_make_plain_folders():
+    assert task_folder(0, "a/../b c") == "task-01-a_.._b_c"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", r"state.json:1: not valid JSON"),
+        (json.dumps({"format_version": 9}), r"state.json: key 'format_version' is 9; this gorp reads 1"),
+        (json.dumps({"format_version": 1, "tasks": []}), r"state.json: key 'base_model' is missing"),
+    ],
+)
+def test_a_damaged_state_is_named(folder, content, message):
+    (folder.path / "state.json").write_text(content)
+    with pytest.raises(InputError, match=message):
+        RunFolder(folder.path)
+
+
+def test_damaged_rows_are_named(folder):
+    add_tasks(folder)
+    path = folder.path / "task-01-one" / "test.jsonl"
+    path.write_text(path.read_text() + "{}\n")
+    with pytest.raises(InputError, match=r"test.jsonl:3: not a row of a run"):
+        folder.tasks()
+
+
+def test_no_run_is_named(tmp_path):
+    with pytest.raises(InputError, match="no run here"):
+        RunFolder.of_run(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is a file; a run needs a folder"):
+        RunFolder(tmp_path / "file")
