@@ -1,0 +1,34 @@
+"""What README shows works as shown."""
+
+import json
+import re
+from pathlib import Path
+
+import gorp
+from gorp.cli.main import COMMANDS
+from gorp.tasks import TaskStream
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_stream_file_is_read(tmp_path):
+    (block,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "stream.yaml").write_text(block)
+    rows = [{"text": f"message {n}", "label": ["billing", "shipping", "returns"][n % 3]} for n in range(30)]
+    (tmp_path / "topic.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = [f"message {n},{['yes', 'no'][n % 2]}\n" for n in range(30)]
+    (tmp_path / "urgent.csv").write_text("text,label\n" + "".join(lines))
+    stream = TaskStream.from_yaml(tmp_path / "stream.yaml")
+    assert (stream.name, [task.name for task in stream]) == ("help-desk", ["topic", "urgent"])
+    assert (
+        stream[1].train[0].prompt.startswith("Is the message urgent? Choose one from the option.\nOption: yes, no \n")
+    )
+
+
+def test_every_command_named_exists():
+    assert set(re.findall(r"^gorp ([a-z]+)", README, re.MULTILINE)) <= set(COMMANDS)
+
+
+def test_every_public_name_used_exists():
+    names = set(re.findall(r"gorp\.([A-Za-z_]+)\(", README))
+    assert names and all(hasattr(gorp, name) for name in names)
