@@ -259,7 +259,8 @@ class ProjectedLinear(nn.Module, LearnedLayer):
         u, v, start = self._chosen
         if u is not self.U:
             self.merge()
-            self.U, self.V, self.start = u, v, start
+            # as a checkpoint will bring them back: another memory layout would round differently
+            self.U, self.V, self.start = u.contiguous(), v.contiguous(), start.contiguous()
 
     @override
     def forget_pending(self) -> None:

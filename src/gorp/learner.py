@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import PartialState
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gorp.backbones import load_backbone
@@ -280,8 +280,10 @@ class ContinualLearner:
 
     def _stored_weights(self) -> dict[str, Tensor]:
         """Weights (out, in) in fp64 as they are stored; nothing where that is as fine as what is computed with."""
-        modules = {name: self.model.get_submodule(name) for name in self.method.layer_names()}
-        weights = {name: getattr(module, "base_layer", module).weight for name, module in modules.items()}
+        weights: dict[str, Tensor] = {}
+        for name in self.method.layer_names():
+            module = self.model.get_submodule(name)
+            weights[name] = cast(nn.Linear, getattr(module, "base_layer", module)).weight
         coarse = any(weight.dtype.itemsize < 4 for weight in weights.values())
         return {name: weight.detach().cpu().double() for name, weight in weights.items()} if coarse else {}
 

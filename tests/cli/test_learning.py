@@ -1,0 +1,84 @@
+"""run, learn, evaluate and demo, from the command line."""
+
+import json
+
+import pytest
+
+from gorp.cli.main import main
+
+
+@pytest.fixture
+def gorp(capsys):
+    """Call ``gorp`` with arguments; returns exit code, stdout and stderr."""
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as stop:
+            main([str(argument) for argument in arguments])
+        return (stop.value.code or 0, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def config(tiny_models, tiny_stream, tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text(
+        f"model: {tiny_models['seq2seq']}\nstream: {tiny_stream}\n"
+        "training: {epochs: 1, batch_size: 8}\nlora: {rank: 2}\ngorp: {rank: 2}\n"
+        "data: {train_rows: 8, test_rows: 4}\n"
+    )
+    return path
+
+
+def test_run_learn_and_evaluate(gorp, config, tmp_path):
+    run = tmp_path / "run"
+    code, out, err = gorp("run", config, "--out", run, "--method", "inc-lora", "--set", "training.lr=1e-3", "--seed", 3)
+    assert code == 0, err
+    assert "colour" in out
+    assert "stage 3/3 act" in err
+    assert (run / "report.html").exists()
+    record = json.loads((run / "record.json").read_text())
+    assert (record["method"], record["seed"], record["config"]["training"]["lr"]) == ("inc-lora", 3, 1e-3)
+
+    code, out, err = gorp("run", config, "--out", run, "--method", "inc-lora", "--set", "training.lr=1e-3", "--seed", 3)
+    assert code == 0
+    assert "finished already" in err
+
+    rows = tmp_path / "size.jsonl"
+    rows.write_text(
+        "".join(json.dumps({"text": f"a {word} cat", "label": word}) + "\n" for word in ["big", "small"] * 8)
+    )
+    code, out, err = gorp("learn", run, rows, "--name", "size", "--labels", "big, small")
+    assert code == 0, err
+    assert json.loads((run / "record.json").read_text())["tasks"] == ["colour", "animal", "act", "size"]
+
+    code, out, err = gorp("evaluate", run, "--task", "size", "--task", "act", "--quiet")
+    assert (code, [line.split()[0] for line in out.splitlines()], err) == (0, ["size", "act"], "")
+    assert gorp("evaluate", run, "--data", rows, "--quiet")[1].split()[0] == "size"
+
+
+def test_mistakes_end_with_2_and_one_line(gorp, config, tmp_path):
+    for arguments, message in [
+        (("run", config, "--set", "trainig.lr=1"), "unknown key 'trainig' (did you mean 'training'?)"),
+        (("run", tmp_path / "none.yaml"), "none.yaml: no such configuration file"),
+        (("run", config, "--method", "sqe-lora"), "'sqe-lora' is not a method (did you mean 'seq-lora'?)"),
+        (("run", config, "--model", tmp_path / "nothing"), "cannot be loaded"),
+        (("learn", tmp_path, "x.jsonl"), "no run here"),
+        (("evaluate", tmp_path), "no run here"),
+        (("demo", "--methods", "gorp,jiont"), "unknown method 'jiont' (did you mean 'joint'?)"),
+    ]:
+        code, out, err = gorp(*arguments)
+        assert (code, out) == (2, ""), (arguments, err)
+        assert message in err
+        assert err.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["small.yaml"]
+
+
+def test_the_demo_compares_methods(gorp, config, tiny_models, tiny_stream, tmp_path):
+    out_folder = tmp_path / "demo"
+    sets = [f"model={tiny_models['seq2seq']}", f"stream={tiny_stream}", "training.epochs=1", "data.train_rows=8"]
+    arguments = [part for setting in [*sets, "gorp.rank=2", "lora.rank=2"] for part in ("--set", setting)]
+    code, out, err = gorp("demo", "--out", out_folder, *arguments)
+    assert code == 0, err
+    assert sorted(path.name for path in out_folder.iterdir()) == ["gorp", "joint", "report.html", "seq-lora"]
+    assert all(word in out for word in ("gorp", "seq-lora", "joint", "comparison"))

@@ -1,0 +1,140 @@
+"""A run that is ended at any instant and started again comes to the identical record."""
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gorp.learner import run_stream
+from gorp.report.record import RunRecord
+from gorp.run_config import RunConfig
+
+
+def settings(tiny_models, tiny_stream, method, kind="causal"):
+    return RunConfig.from_mapping(
+        {
+            "method": method,
+            "model": str(tiny_models[kind]),
+            "stream": str(tiny_stream),
+            "training": {"epochs": 1, "lr": 0.01, "save_every": 2, "batch_size": 4, "schedule": "linear"},
+            "lora": {"rank": 2, "dropout": 0.1},
+            "gorp": {"rank": 2, "refresh_every": 2},
+            "data": {"train_rows": 18, "test_rows": 3, "validation_rows": 4},
+        }
+    )
+
+
+class Killed(BaseException):
+    """Nothing in gorp catches this: what is on the disk stays as it is at that instant."""
+
+
+class Fuse:
+    """Lets so many files be renamed or made durable, then ends the process, before or after the last of them."""
+
+    def __init__(self, monkeypatch):
+        self.left, self.burnt = 0, 0
+        for name in ("replace", "fsync"):
+            monkeypatch.setattr(os, name, self._counting(getattr(os, name)))
+
+    def _counting(self, operation):
+        def counted(*args):
+            self.left -= 1
+            if self.left == 0:
+                self.burnt += 1
+                if self.burnt % 2:
+                    operation(*args)
+                raise Killed
+            return operation(*args)
+
+        return counted
+
+
+@pytest.mark.parametrize("method", ["gorp", "inc-lora", "joint"])
+def test_ended_again_and_again(tiny_models, tiny_stream, tmp_path, monkeypatch, method):
+    config = settings(tiny_models, tiny_stream, method)
+    whole = run_stream(config, tmp_path / "whole")
+    fuse, generator = Fuse(monkeypatch), random.Random(method)
+    record = None
+    while record is None:
+        fuse.left = generator.randint(1, 25)
+        try:
+            record = run_stream(config, tmp_path / "ended")
+        except Killed:
+            continue
+    fuse.left = 0
+    assert fuse.burnt >= 5
+    assert record.comparable() == whole.comparable()
+    assert RunRecord.load(tmp_path / "ended").comparable() == whole.comparable()
+    for name in ("weights", "method", "inputs"):
+        files = [
+            folder / f"task-03-act/after/{name}.safetensors" for folder in (tmp_path / "whole", tmp_path / "ended")
+        ]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    leftovers = [path for path in (tmp_path / "ended").rglob("*") if "unfinished" in path.name or "step-" in path.name]
+    assert not leftovers
+
+
+KILLS = r"""
+import os, signal, sys
+import gorp.checkpoint
+from gorp.learner import run_stream
+from gorp.progress import SilentProgress
+from gorp.run_config import RunConfig
+
+config, folder = RunConfig.from_yaml(sys.argv[1]), sys.argv[2]
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+class InATask(SilentProgress):
+    stage = None
+    def stage_started(self, index, task, steps):
+        self.stage = index
+    def training_step(self, step, loss=None):
+        if (self.stage, step) == (1, 3):
+            kill()
+
+class BetweenTasks(SilentProgress):
+    def stage_finished(self, index, task, scores, seconds):
+        if index == 1:
+            kill()
+
+class WhileSaving(SilentProgress):
+    def stage_started(self, index, task, steps):
+        if index == 2:
+            save_file = gorp.checkpoint.save_file
+            def half(tensors, path, metadata):
+                save_file(tensors, path, metadata)
+                os.truncate(path, os.path.getsize(path) // 2)
+                kill()
+            gorp.checkpoint.save_file = half
+
+for point in (InATask, BetweenTasks, WhileSaving):
+    child = os.fork()
+    if child == 0:
+        run_stream(config, f"{folder}/{point.__name__}", progress=point())
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    print(point.__name__, os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
+def test_kill_9(tiny_models, tiny_stream, tmp_path):
+    config = settings(tiny_models, tiny_stream, "gorp", "seq2seq")
+    (tmp_path / "run.yaml").write_text(config.to_yaml())
+    whole = run_stream(config, tmp_path / "whole")
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLS, tmp_path / "run.yaml", tmp_path],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1] / "src")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert killed.stdout.splitlines() == ["InATask True", "BetweenTasks True", "WhileSaving True"], killed.stderr
+    for point in ("InATask", "BetweenTasks", "WhileSaving"):
+        assert run_stream(config, tmp_path / point).comparable() == whole.comparable(), point
