@@ -17,7 +17,7 @@ from gorp.errors import InputError
 from gorp.tasks.docstrings import Docstring, load, sections
 from gorp.tasks.prompts import Template
 from gorp.tasks.stream import TaskStream
-from gorp.tasks.task import Task
+from gorp.tasks.task import Example, Task
 
 #: What the stream reads. The heaviest part of sympy is left out: it takes longer to read than all the rest.
 PACKAGES = (
@@ -28,12 +28,11 @@ PACKAGES = (
     "pandas",
     "sympy.combinatorics",
     "sympy.geometry",
-    "sympy.ntheory",
     "sympy.physics",
     "sympy.stats",
 )
 
-_LIBRARIES = ("huggingface_hub", "matplotlib", "networkx", "numpy", "pandas")
+_LIBRARIES = ("huggingface_hub", "matplotlib", "networkx", "pandas")
 _SECTIONS = {
     "Parameters": "parameters",
     "Returns": "result",
@@ -44,7 +43,6 @@ _SECTIONS = {
 _TOPICS = {
     "sympy.combinatorics": "combinatorics",
     "sympy.geometry": "geometry",
-    "sympy.ntheory": "number theory",
     "sympy.physics": "physics",
     "sympy.stats": "statistics",
 }
@@ -65,7 +63,7 @@ class _Cut:
     instruction: str
     rows: Callable[[Docstring], _Row | None]
     labels: tuple[str, ...] = ()
-    repeats: int = 2
+    repeats: int = 5
 
 
 def builtin_stream(
@@ -84,13 +82,16 @@ def builtin_stream(
     kept = sorted((d for d in docstrings if held_out(d)), key=lambda d: _hash(f"{d.module}:{d.name}"))
     free = sorted((d for d in docstrings if not held_out(d)), key=lambda d: _hash(f"{seed}:{d.module}:{d.name}"))
     used: set[str] = set()
-    tasks = {}
-    for cut in sorted(_CUTS, key=lambda cut: cut.name != "topic"):  # the task with the fewest texts chooses first
-        template = Template(cut.instruction, cut.labels)
-        tested = [template.example(*row) for row in _take(cut, kept, test_rows + validation_rows, used)]
-        trained = [template.example(*row) for row in _take(cut, free, train_rows, used)]
-        tasks[cut.name] = Task(cut.name, trained, tested[test_rows:], tested[:test_rows], cut.labels)
-    return TaskStream("builtin", [tasks[cut.name] for cut in _CUTS])
+    by_need = sorted(_CUTS, key=lambda cut: cut.name != "topic")  # the task with the fewest texts chooses first
+    tested = {cut.name: _take(cut, kept, test_rows + validation_rows, used) for cut in by_need}
+    trained = {cut.name: _take(cut, free, train_rows, used) for cut in by_need}
+    return TaskStream(
+        "builtin",
+        [
+            Task(cut.name, trained[cut.name], tested[cut.name][test_rows:], tested[cut.name][:test_rows], cut.labels)
+            for cut in _CUTS
+        ],
+    )
 
 
 def held_out(docstring: Docstring) -> bool:
@@ -98,7 +99,7 @@ def held_out(docstring: Docstring) -> bool:
     return hashlib.sha256(f"{docstring.module}:{docstring.name}".encode()).digest()[0] < 64
 
 
-def _take(cut: _Cut, docstrings: list[Docstring], count: int, used: set[str]) -> list[_Row]:
+def _take(cut: _Cut, docstrings: list[Docstring], count: int, used: set[str]) -> list[Example]:
     """The first `count` rows that keep the answers in balance, the answers taking turns; adds to `used` what they use.
 
     `used` holds docstrings (by text) and rows (by text) that are in a task already.
@@ -117,17 +118,18 @@ def _take(cut: _Cut, docstrings: list[Docstring], count: int, used: set[str]) ->
         taken[row[1]] += 1
     if len(rows) < count:
         raise InputError(f"the built-in task {cut.name!r} has only {len(rows)} of {count} rows: ask for fewer")
-    return [row for _, row in sorted(rows, key=lambda turn: turn[0])]
+    template = Template(cut.instruction, cut.labels)
+    return [template.example(*row) for _, row in sorted(rows, key=lambda turn: turn[0])]
 
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _shortened(text: str) -> str:
-    """At most `_LONGEST` characters, cut at a blank; runs of blanks made one, indentation dropped."""
+def _shortened(text: str, longest: int = _LONGEST) -> str:
+    """At most `longest` characters, cut at a blank; runs of blanks made one, indentation dropped."""
     text = re.sub(r"[ \t]+", " ", re.sub(r"\s*\n\s*", "\n", text.strip()))
-    return text if len(text) <= _LONGEST else text[:_LONGEST].rsplit(None, 1)[0]
+    return text if len(text) <= longest else text[:longest].rsplit(None, 1)[0]
 
 
 def _summary(docstring: Docstring) -> str:
@@ -136,10 +138,18 @@ def _summary(docstring: Docstring) -> str:
     return _shortened(f"{docstring.signature}\n{text}" if docstring.parameters else text)
 
 
+def _whole(docstring: Docstring) -> str:
+    """The beginning of signature and docstring without headings, nor the lines that would name where it comes from."""
+    lines = "\n".join([docstring.signature, *sections(docstring.text).values()]).split("\n")
+    return _shortened("\n".join(line for line in lines if not _TELLING.search(line)), _LONGEST + 60)
+
+
+_TELLING = re.compile(r"import |pandas|numpy|matplotlib|networkx|hugging|sympy", re.IGNORECASE)
+
+
 def _library(docstring: Docstring) -> _Row | None:
-    text = _summary(docstring)
-    named = re.search(r"pandas|numpy|matplotlib|networkx|hugging", text, re.IGNORECASE)
-    return (text, docstring.library) if docstring.library in _LIBRARIES and len(text) >= 80 and not named else None
+    text = _whole(docstring)
+    return (text, docstring.library) if docstring.library in _LIBRARIES and len(text) >= 180 else None
 
 
 def _section(docstring: Docstring) -> _Row | None:
@@ -155,10 +165,16 @@ def _section(docstring: Docstring) -> _Row | None:
 
 def _topic(docstring: Docstring) -> _Row | None:
     label = _TOPICS.get(".".join(docstring.module.split(".")[:2]))
-    text = _summary(docstring)
-    return (text, label) if label and len(text) >= 60 else None
+    text = _whole(docstring)
+    return (text, label) if label and len(text) >= 140 else None
 
 
+# First parameters that many functions share: a model of two million weights cannot spell every other.
+_COMMON = re.compile(
+    "alpha|api|arr|arrays|ax|axes|axis|base|bbox|condition|content|data|df|dtype|expr|fig|fname|frame|freq|func|"
+    "image|index|indexer|indices|key|label|labels|left|level|loc|method|name|names|obj|other|path|result|shape|"
+    "start|subset|system|target|text|value|values|vmin|width|xy"
+)
 _ENTRY = re.compile(r"^(\*{0,2}[\w]+ ?: ?\S.*(?:\n[ ]+.*)+)", re.MULTILINE)
 
 
@@ -175,12 +191,11 @@ def _parameter(docstring: Docstring) -> _Row | None:
     text = _summary(docstring)
     if (
         len(docstring.parameters) < 2
-        or len(text) < _SHORTEST
-        or len(docstring.parameters[0]) < 2
-        or len(docstring.signature) > 160
+        or not _COMMON.fullmatch(docstring.parameters[0])
+        or len(docstring.signature) > 120
     ):
         return None
-    return text, docstring.parameters[0]
+    return (text, docstring.parameters[0]) if len(text) >= _SHORTEST else None
 
 
 _PLACE = "Where does the following text belong? Choose one from the option.\n"

@@ -58,6 +58,11 @@ def sections(text: str) -> dict[str, str]:
     return {title: text[start:end].strip("\n") for title, start, end in zip(titles, starts, ends, strict=True)}
 
 
+def without_headings(text: str) -> str:
+    """The docstring without its underlined headings."""
+    return _HEADING.sub("", text)
+
+
 def load(packages: Iterable[str], cache_dir: Path | None = None) -> list[Docstring]:
     """Docstrings of `packages` (dotted names such as "numpy" or "sympy.geometry"), each text once, in a fixed order.
 
@@ -69,7 +74,7 @@ def load(packages: Iterable[str], cache_dir: Path | None = None) -> list[Docstri
     cached = _read(path)
     if cached is not None:
         return cached
-    texts = list(_distinct(docstring for package in wanted for docstring in extract(package)))
+    texts = list(distinct(docstring for package in wanted for docstring in extract(package)))
     _write(path, texts)
     return texts
 
@@ -80,10 +85,11 @@ def extract(package: str) -> Iterator[Docstring]:
     for path in sorted(root.rglob("*.py")):
         inside = path.relative_to(root).with_suffix("").parts
         if _SKIPPED_FOLDERS.isdisjoint(inside):
-            yield from _of_file(path, ".".join((package, *(part for part in inside if part != "__init__"))))
+            yield from of_file(path, ".".join((package, *(part for part in inside if part != "__init__"))))
 
 
-def _of_file(path: Path, module: str) -> Iterator[Docstring]:
+def of_file(path: Path, module: str) -> Iterator[Docstring]:
+    """Every docstring of one source file; none where it is not Python of this version."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -111,7 +117,8 @@ def _parameters(node: ast.AST) -> tuple[str, ...]:
     return tuple(argument.arg for argument in named if argument.arg not in ("self", "cls"))
 
 
-def _distinct(docstrings: Iterable[Docstring]) -> Iterator[Docstring]:
+def distinct(docstrings: Iterable[Docstring]) -> Iterator[Docstring]:
+    """The docstrings without those whose words came before."""
     seen: set[str] = set()
     for docstring in docstrings:
         essence = re.sub(r"\W+", " ", docstring.text).strip().lower()
