@@ -138,18 +138,18 @@ def _summary(docstring: Docstring) -> str:
     return _shortened(f"{docstring.signature}\n{text}" if docstring.parameters else text)
 
 
+_TELLING = re.compile(r"import |pandas|numpy|matplotlib|networkx|hugging|sympy", re.IGNORECASE)
+
+
 def _whole(docstring: Docstring) -> str:
     """The beginning of signature and docstring without headings, nor the lines that would name where it comes from."""
     lines = "\n".join([docstring.signature, *sections(docstring.text).values()]).split("\n")
     return _shortened("\n".join(line for line in lines if not _TELLING.search(line)), _LONGEST + 60)
 
 
-_TELLING = re.compile(r"import |pandas|numpy|matplotlib|networkx|hugging|sympy", re.IGNORECASE)
-
-
 def _library(docstring: Docstring) -> _Row | None:
-    text = _whole(docstring)
-    return (text, docstring.library) if docstring.library in _LIBRARIES and len(text) >= 180 else None
+    text = _whole(docstring) if docstring.library in _LIBRARIES else ""
+    return (text, docstring.library) if len(text) >= 180 else None
 
 
 def _section(docstring: Docstring) -> _Row | None:
@@ -165,16 +165,10 @@ def _section(docstring: Docstring) -> _Row | None:
 
 def _topic(docstring: Docstring) -> _Row | None:
     label = _TOPICS.get(".".join(docstring.module.split(".")[:2]))
-    text = _whole(docstring)
+    text = _whole(docstring) if label else ""
     return (text, label) if label and len(text) >= 140 else None
 
 
-# First parameters that many functions share: a model of two million weights cannot spell every other.
-_COMMON = re.compile(
-    "alpha|api|arr|arrays|ax|axes|axis|base|bbox|condition|content|data|df|dtype|expr|fig|fname|frame|freq|func|"
-    "image|index|indexer|indices|key|label|labels|left|level|loc|method|name|names|obj|other|path|result|shape|"
-    "start|subset|system|target|text|value|values|vmin|width|xy"
-)
 _ENTRY = re.compile(r"^(\*{0,2}[\w]+ ?: ?\S.*(?:\n[ ]+.*)+)", re.MULTILINE)
 
 
@@ -187,15 +181,18 @@ def _optional(docstring: Docstring) -> _Row | None:
     return entry, "yes" if re.search("optional|default", entry) else "no"
 
 
+# First parameters that many functions share: a model of two million weights cannot spell every other.
+_COMMON = re.compile(
+    "alpha|api|arr|arrays|ax|axes|axis|base|bbox|condition|content|data|df|dtype|expr|fig|fname|frame|freq|func|"
+    "image|index|indexer|indices|key|label|labels|left|level|loc|method|name|names|obj|other|path|result|shape|"
+    "start|subset|system|target|text|value|values|vmin|width|xy"
+)
+
+
 def _parameter(docstring: Docstring) -> _Row | None:
-    text = _summary(docstring)
-    if (
-        len(docstring.parameters) < 2
-        or not _COMMON.fullmatch(docstring.parameters[0])
-        or len(docstring.signature) > 120
-    ):
-        return None
-    return (text, docstring.parameters[0]) if len(text) >= _SHORTEST else None
+    first = docstring.parameters[0] if len(docstring.parameters) >= 2 and len(docstring.signature) <= 120 else ""
+    text = _summary(docstring) if _COMMON.fullmatch(first) else ""
+    return (text, first) if len(text) >= _SHORTEST else None
 
 
 _PLACE = "Where does the following text belong? Choose one from the option.\n"
