@@ -8,6 +8,7 @@ from gorp.backbones import load_backbone
 from gorp.errors import GorpError, InputError
 from gorp.learner import run_stream
 from gorp.run_config import RunConfig
+from gorp.run_setup import load_stream
 from gorp.tasks import Example, Task, TaskStream
 
 
@@ -36,7 +37,9 @@ def learner(config, folder, method=None):
     return ContinualLearner(backbone.model, backbone.tokenizer, method, folder, config)
 
 
-@pytest.mark.parametrize("method", ["gorp", "seq-lora", "inc-lora"])
+@pytest.mark.parametrize(
+    ("kind", "method"), [("seq2seq", "gorp"), ("causal", "gorp"), ("seq2seq", "seq-lora"), ("causal", "inc-lora")]
+)
 def test_a_stream_fills_the_matrix(tiny_models, tiny_stream, tmp_path, kind, method):
     record = run_stream(settings(tiny_models, tiny_stream, kind, method), tmp_path)
     assert record.finished
@@ -122,10 +125,11 @@ def test_learning_on_another_day_needs_nothing_but_the_folder(tiny_models, tiny_
 
 def test_two_runs_are_the_same_and_two_seeds_are_not(tiny_models, tiny_stream, tmp_path):
     config = settings(tiny_models, tiny_stream)
-    first, second = (run_stream(config, tmp_path / name) for name in "ab")
+    tasks = load_stream(config)[:2]
+    first, second = (run_stream(config, tmp_path / name, tasks) for name in "ab")
     assert first.comparable() == second.comparable()
-    other = run_stream(config.model_copy(update={"seed": 1}), tmp_path / "c")
-    assert [stage.train_loss for stage in other.stages] != [stage.train_loss for stage in first.stages]
+    other = run_stream(config.model_copy(update={"seed": 1}), tmp_path / "c", tasks[:1])
+    assert [stage.train_loss for stage in other.stages] != [stage.train_loss for stage in first.stages[:1]]
 
 
 def test_bf16_weights_report_the_stored_leak(tiny_models, tiny_stream, tmp_path):

@@ -7,10 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from gorp.learner import run_stream
 from gorp.report.record import RunRecord
 from gorp.run_config import RunConfig
+from gorp.run_setup import load_stream
+from gorp.space import GradientSpace
 
 
 def settings(tiny_models, tiny_stream, method, kind="causal"):
@@ -55,13 +58,14 @@ class Fuse:
 @pytest.mark.parametrize("method", ["gorp", "inc-lora", "joint"])
 def test_ended_again_and_again(tiny_models, tiny_stream, tmp_path, monkeypatch, method):
     config = settings(tiny_models, tiny_stream, method)
-    whole = run_stream(config, tmp_path / "whole")
+    tasks = load_stream(config)[:2]
+    whole = run_stream(config, tmp_path / "whole", tasks)
     fuse, generator = Fuse(monkeypatch), random.Random(method)
     record = None
     while record is None:
-        fuse.left = generator.randint(1, 25)
+        fuse.left = generator.randint(1, 20)
         try:
-            record = run_stream(config, tmp_path / "ended")
+            record = run_stream(config, tmp_path / "ended", tasks)
         except Killed:
             continue
     fuse.left = 0
@@ -70,9 +74,13 @@ def test_ended_again_and_again(tiny_models, tiny_stream, tmp_path, monkeypatch, 
     assert RunRecord.load(tmp_path / "ended").comparable() == whole.comparable()
     for name in ("weights", "method", "inputs"):
         files = [
-            folder / f"task-03-act/after/{name}.safetensors" for folder in (tmp_path / "whole", tmp_path / "ended")
+            folder / f"task-02-animal/after/{name}.safetensors" for folder in (tmp_path / "whole", tmp_path / "ended")
         ]
         assert files[0].read_bytes() == files[1].read_bytes()
+    if method == "gorp":
+        spaces = [GradientSpace.load(tmp_path / run / "gradient_space.safetensors") for run in ("whole", "ended")]
+        for name, layer in spaces[0].layers.items():
+            assert torch.equal(layer.basis, spaces[1].layers[name].basis)
     leftovers = [path for path in (tmp_path / "ended").rglob("*") if "unfinished" in path.name or "step-" in path.name]
     assert not leftovers
 
@@ -83,8 +91,10 @@ import gorp.checkpoint
 from gorp.learner import run_stream
 from gorp.progress import SilentProgress
 from gorp.run_config import RunConfig
+from gorp.run_setup import load_stream
 
 config, folder = RunConfig.from_yaml(sys.argv[1]), sys.argv[2]
+tasks = load_stream(config)[:2]
 
 def kill():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -99,12 +109,12 @@ class InATask(SilentProgress):
 
 class BetweenTasks(SilentProgress):
     def stage_finished(self, index, task, scores, seconds):
-        if index == 1:
+        if index == 0:
             kill()
 
 class WhileSaving(SilentProgress):
     def stage_started(self, index, task, steps):
-        if index == 2:
+        if index == 1:
             save_file = gorp.checkpoint.save_file
             def half(tensors, path, metadata):
                 save_file(tensors, path, metadata)
@@ -115,7 +125,7 @@ class WhileSaving(SilentProgress):
 for point in (InATask, BetweenTasks, WhileSaving):
     child = os.fork()
     if child == 0:
-        run_stream(config, f"{folder}/{point.__name__}", progress=point())
+        run_stream(config, f"{folder}/{point.__name__}", tasks, point())
         os._exit(0)
     _, status = os.waitpid(child, 0)
     print(point.__name__, os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL)
@@ -126,7 +136,8 @@ for point in (InATask, BetweenTasks, WhileSaving):
 def test_kill_9(tiny_models, tiny_stream, tmp_path):
     config = settings(tiny_models, tiny_stream, "gorp", "seq2seq")
     (tmp_path / "run.yaml").write_text(config.to_yaml())
-    whole = run_stream(config, tmp_path / "whole")
+    tasks = load_stream(config)[:2]
+    whole = run_stream(config, tmp_path / "whole", tasks)
     killed = subprocess.run(
         [sys.executable, "-c", KILLS, tmp_path / "run.yaml", tmp_path],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1] / "src")},
@@ -137,4 +148,4 @@ def test_kill_9(tiny_models, tiny_stream, tmp_path):
     )
     assert killed.stdout.splitlines() == ["InATask True", "BetweenTasks True", "WhileSaving True"], killed.stderr
     for point in ("InATask", "BetweenTasks", "WhileSaving"):
-        assert run_stream(config, tmp_path / point).comparable() == whole.comparable(), point
+        assert run_stream(config, tmp_path / point, tasks).comparable() == whole.comparable(), point

@@ -24,7 +24,7 @@ from gorp.progress import Progress, SilentProgress
 from gorp.report.record import RunRecord, Stage
 from gorp.run_config import RunConfig
 from gorp.run_folder import KnownTask, RunFolder, StageFiles
-from gorp.run_setup import load_stream, new_record, settle_config
+from gorp.run_setup import join_tasks, load_stream, new_record, rows_of, settle_config
 from gorp.space import GradientSpace
 from gorp.tasks import Example, Task
 from gorp.training import Flight, Plan, train_task
@@ -225,7 +225,7 @@ class ContinualLearner:
             if name not in given:
                 raise InputError(f"task {name!r} was begun in this run and comes next; give it first")
         if self.method.learns_jointly and waiting:
-            self._learn_stage(_joined([given[name] for name in waiting]), len(self.tasks) - 1)
+            self._learn_stage(join_tasks([given[name] for name in waiting]), len(self.tasks) - 1)
         elif waiting:
             for index, name in enumerate(waiting, start=self.learnt):
                 self._learn_stage(given[name], index)
@@ -325,24 +325,9 @@ class ContinualLearner:
         return self.score(rows_of(task, self.config.evaluation.split), task.name)
 
 
-def rows_of(task: Task, split: str) -> list[Example]:
-    """A task's test or validation rows."""
-    return task.test if split == "test" else task.validation
-
-
 def kept_directions(space: GradientSpace | None) -> dict[str, Tensor]:
     """Per layer the columns (width, rank) that are protected now, a copy."""
     return {name: layer.basis.clone() for name, layer in space.layers.items()} if space else {}
-
-
-def _joined(tasks: Sequence[Task]) -> Task:
-    """All tasks as one."""
-    return Task(
-        " + ".join(task.name for task in tasks),
-        train=[row for task in tasks for row in task.train],
-        validation=[row for task in tasks for row in task.validation],
-        test=[row for task in tasks for row in task.test],
-    )
 
 
 class _Stopwatch:

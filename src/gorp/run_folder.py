@@ -1,7 +1,7 @@
 """The folder of a run: what is saved where, in which order, so that a crash at any instant loses nothing saved before.
 
 ``state.json`` decides: it names the folders that hold the last finished stage and the training in flight, and is
-replaced last. Everything it does not name is left over from a crash, and removed when the folder is opened::
+replaced last. Everything it does not name is left over from a crash, and removed when the run goes on::
 
     config.yaml  environment.json  state.json  record.json  gradient_space.safetensors  report.html
     task-01-NAME/ test.jsonl validation.jsonl              rows that `learn` and `evaluate` need later
@@ -11,6 +11,7 @@ replaced last. Everything it does not name is left over from a crash, and remove
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 import re
@@ -116,7 +117,7 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep every other process out; a lock dies with the process that holds it.
+        """Keep every other process out, and clear away what a crash left; a lock dies with the process that holds it.
 
         Raises:
             GorpError: another process works on this run, or has since this one opened it.
@@ -134,6 +135,7 @@ class RunFolder:
             os.write(descriptor, f"{os.getpid()}\n".encode())
             if self._read_state() != self.state:
                 raise GorpError(f"{self.path}: another process has gone on with this run since it was opened here")
+            self._tidy()
             yield
         finally:
             os.close(descriptor)
@@ -230,15 +232,18 @@ class RunFolder:
         return inputs
 
     def _tidy(self) -> None:
-        """Remove what ``state.json`` does not name; copy the last gradient space to its place."""
-        state = self._state()
+        """Remove what ``state.json`` does not name; bring the gradient space at the top up to the last stage."""
+        if self.state is None:
+            return
         for leftover in [*self.path.glob("task-*/step-*"), *self.path.glob(f"task-*/{_UNFINISHED}")]:
-            if leftover.relative_to(self.path).as_posix() != state.flight:
+            if leftover.relative_to(self.path).as_posix() != self.state.flight:
                 shutil.rmtree(leftover, ignore_errors=True)
-        if state.after and (space := self.path / state.after / SPACE).exists():
-            temporary = self.path / f".{SPACE}.tmp"
-            shutil.copyfile(space, temporary)
-            temporary.replace(self.path / SPACE)
+        if self.state.after and (space := self.path / self.state.after / SPACE).exists():
+            top = self.path / SPACE
+            if not top.exists() or not filecmp.cmp(space, top, shallow=False):
+                temporary = self.path / f".{SPACE}.tmp"
+                shutil.copyfile(space, temporary)
+                temporary.replace(top)
 
     def _publish(self, name: str, write: Callable[[Path], None]) -> None:
         final = self.path / name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from gorp.methods import check_method
 from gorp.report.record import RunRecord
 from gorp.run_config import RunConfig
 from gorp.run_folder import RunFolder
-from gorp.tasks import TaskStream
+from gorp.tasks import Example, Task, TaskStream
 
 #: Settings that may change when a run is gone on with: nothing that is learnt depends on them.
 FREE_SETTINGS = ("name", "report_to", "model", "stream", "data.dir", "evaluation.batch_size", "training.save_every")
@@ -101,6 +101,21 @@ def new_record(config: RunConfig, path: Path) -> RunRecord:
         seed=config.seed,
         config=config.model_dump(mode="json"),
         environment=describe_environment(),
+    )
+
+
+def rows_of(task: Task, split: str) -> list[Example]:
+    """A task's test or validation rows."""
+    return task.test if split == "test" else task.validation
+
+
+def join_tasks(tasks: Sequence[Task]) -> Task:
+    """All tasks as one, for methods that learn them together."""
+    return Task(
+        " + ".join(task.name for task in tasks),
+        train=[row for task in tasks for row in task.train],
+        validation=[row for task in tasks for row in task.validation],
+        test=[row for task in tasks for row in task.test],
     )
 
 
