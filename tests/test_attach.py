@@ -137,7 +137,7 @@ def test_attaching_twice_or_with_a_foreign_space_is_refused() -> None:
 
 
 def test_half_precision_is_refused() -> None:
-    with pytest.raises(gorp.InputError, match="layer q is torch.float16; a layer can learn in float32"):
+    with pytest.raises(gorp.InputError, match=r"layer q is torch\.float16; a layer can learn in float32"):
         gorp.attach(nn.ModuleDict({"q": nn.Linear(8, 8).half()}), gorp.GORPConfig(lora_targets=["q"], rank=4))
 
 

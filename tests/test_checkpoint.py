@@ -84,7 +84,7 @@ def test_a_full_disk_is_an_error_of_ours(tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.replace", full)
     (tmp_path / "unfinished").mkdir()
-    with pytest.raises(GorpError, match="cannot write .*final: No space left on device"):
+    with pytest.raises(GorpError, match=r"cannot write .*final: No space left on device"):
         checkpoint.publish_folder(tmp_path / "unfinished", tmp_path / "final")
 
 

@@ -104,7 +104,7 @@ def test_a_full_disk_keeps_what_was_saved(folder, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("gorp.checkpoint.save_file", full)
-    with pytest.raises(GorpError, match="step-000010: .*No space left on device"):
+    with pytest.raises(GorpError, match=r"step-000010: .*No space left on device"):
         folder.save_flight(0, 10, {"step": 10, "t": torch.ones(1)})
     monkeypatch.undo()
     assert RunFolder(folder.path).flight() == {"step": 5}

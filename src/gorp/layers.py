@@ -173,7 +173,7 @@ class ProjectedLinear(nn.Module, LearnedLayer):
         core = F.linear(F.linear(F.linear(x.to(self.V.dtype), self.V.mT), self.core), self.U)
         y = y + core.to(y.dtype)
         if self.refresh_due and torch.is_grad_enabled() and self.core.requires_grad:
-            tapped: Tensor = _GradientTap.apply(y, x, self)
+            tapped: Tensor = _GradientTap.apply(y, x, self)  # type: ignore[no-untyped-call]  # torch
             return tapped
         return y
 

@@ -52,7 +52,7 @@ def run_stream(
     tasks = list(stream if stream is not None else load_stream(config))
     if config.model is None:
         raise InputError("key 'model': is missing; accepted: a built-in name, a folder, or a hub id")
-    backbone = load_backbone(config.model)
+    backbone = load_backbone(config.model, config.dtype)
     learner = ContinualLearner(backbone.model, backbone.tokenizer, run_dir=run_dir, config=config, progress=progress)
     learner.learn_stream(tasks)
     return learner.record
@@ -125,10 +125,11 @@ class ContinualLearner:
         Raises:
             InputError: no run there, or its base model cannot be found.
         """
-        source = model or RunFolder.of_run(run_dir).config().model
+        config = RunFolder.of_run(run_dir).config()
+        source = model or config.model
         if source is None:
             raise InputError(f"{run_dir}: the run does not say where its base model is; give it (--model)")
-        backbone = load_backbone(source)
+        backbone = load_backbone(source, config.dtype)
         return cls(backbone.model, backbone.tokenizer, run_dir=run_dir, progress=progress)
 
     def learn(self, task: Task) -> None:

@@ -70,6 +70,7 @@ class RunConfig(_Section):
     name: str | None = Field(None, description="of the run; the run folder's name if not given")
     method: str = "gorp"
     model: str | None = Field("t5-tiny", description="a built-in name, a folder, or a hub id")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the model's weights")
     stream: str | None = Field("builtin", description="builtin, standard-cl/1, long/4 ..., or a stream's YAML file")
     seed: int = Field(0, ge=0)
     report_to: list[str] = Field(default_factory=list, description="trackers of transformers, such as wandb")

@@ -151,7 +151,9 @@ def train_task(
         GorpError: five steps in a row were not finite; the last good state has been saved.
     """
     flight = flight or Flight()
-    if flight.step < plan.steps:
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        progress.warning("every layer is frozen, its gradient space full: nothing is left to learn this task in")
+    elif flight.step < plan.steps:
         trainer = _TaskTrainer(model, method, optimizer, encoder, plan, flight)
         trainer.add_callback(_Keeper(trainer, progress, save, resumed_random_state))
         trainer.train()

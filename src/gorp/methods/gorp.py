@@ -31,14 +31,12 @@ class GORP(Method):
     def attach(self, model: nn.Module, space: GradientSpace | None = None) -> None:
         """Inject LoRA factors, put cores into full-rank layers, freeze the rest."""
         config = self.config.gorp
-        lora, full_rank = config.lora_targets, config.full_rank_targets
-        if lora is None or full_rank is None:
-            default_lora, default_full_rank = default_targets(model)
-            lora = default_lora if lora is None else lora
-            full_rank = default_full_rank if full_rank is None else full_rank
+        targets = {"lora_targets": config.lora_targets, "full_rank_targets": config.full_rank_targets}
+        if None in targets.values():
+            defaults = dict(zip(targets, default_targets(model), strict=True))
+            targets = {key: tuple(defaults[key]) if chosen is None else chosen for key, chosen in targets.items()}
         settings = {
-            "lora_targets": tuple(lora),
-            "full_rank_targets": tuple(full_rank),
+            **targets,
             "accumulation_steps": self.config.training.accumulation_steps,
             "seed": self.config.seed,
         }
