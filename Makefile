@@ -28,7 +28,7 @@ demo: $(VENV)/.runtime  ## learn the built-in stream with three methods and writ
 	$(BIN)/gorp demo --out runs/demo
 
 test: $(VENV)/.dev  ## the fast tests; `make test PYTEST_ARGS='-m slow'` for the slow ones
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev  ## style and strict types
 	$(BIN)/ruff check .

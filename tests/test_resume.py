@@ -140,7 +140,11 @@ def test_kill_9(tiny_models, tiny_stream, tmp_path):
     whole = run_stream(config, tmp_path / "whole", tasks)
     killed = subprocess.run(
         [sys.executable, "-c", KILLS, tmp_path / "run.yaml", tmp_path],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1] / "src")},
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": str(torch.get_num_threads()),
+            "PYTHONPATH": str(Path(__file__).parents[1] / "src"),
+        },
         capture_output=True,
         text=True,
         timeout=300,

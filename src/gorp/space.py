@@ -17,13 +17,13 @@ from gorp._linalg import extend_basis, project_out
 from gorp.errors import InputError
 
 FORMAT_VERSION = 1
-SKETCH_ROWS = 128
-SKETCH_KEPT = 32
+SKETCH_ROWS = 384
+SKETCH_KEPT = 256
 INPUT, OUTPUT = "input", "output"
 
 
 def sketch(kept: Tensor, rows: Tensor) -> Tensor:
-    """Add gradient rows to a sketch; when full it shrinks to its leading sigma_j v_j^T.
+    """Add gradient rows to a sketch; when full it shrinks to its leading sigma_j v_j^T, or loses nothing if d is small.
 
     Args:
         kept: (n, d), the sketch so far, n < SKETCH_ROWS.
@@ -35,6 +35,8 @@ def sketch(kept: Tensor, rows: Tensor) -> Tensor:
     kept = torch.cat([kept, rows.to(kept)])
     if kept.shape[0] < SKETCH_ROWS:
         return kept
+    if kept.shape[1] <= SKETCH_KEPT:
+        return torch.linalg.qr(kept, mode="r").R  # (d, d), R^T R = K^T K
     _, left = torch.linalg.eigh(kept @ kept.mT)  # ascending; left^T K = diag(sigma) V^T
     return left[:, -SKETCH_KEPT:].mT.flip(0) @ kept
 

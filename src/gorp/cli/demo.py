@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gorp.cli.shared import progress_only
+from gorp.cli.shared import as_overrides, progress_only
+
+if TYPE_CHECKING:
+    from gorp.run_config import RunConfig
 
 METHODS = "gorp,seq-lora,joint"
 
@@ -15,15 +19,38 @@ METHODS = "gorp,seq-lora,joint"
 SETTINGS: dict[str, Any] = {
     "model": "t5-tiny",
     "stream": "builtin",
-    "training": {"epochs": 5, "batch_size": 16, "group_by_length": True, "max_source_length": 256},
-    "evaluation": {"batch_size": 64},
+    "training": {
+        "epochs": 4,
+        "batch_size": 16,
+        "schedule": "linear",
+        "warmup": 0.05,
+        "group_by_length": True,
+        "max_source_length": 192,
+    },
+    "evaluation": {"batch_size": 100},
+    "lora": {"targets": ["SelfAttention", "DenseReluDense", "EncDecAttention"]},
+    "gorp": {
+        "lora_targets": ["SelfAttention", "DenseReluDense"],
+        "full_rank_targets": ["EncDecAttention"],
+        "memory": "features",
+        "energy": 0.99,
+        "max_share": 0.9,
+    },
 }
 BY_METHOD: dict[str, dict[str, Any]] = {
-    "gorp": {"training.lr": 3e-3, "training.full_rank_lr": 1e-2},
-    "seq-lora": {"training.lr": 3e-3},
-    "inc-lora": {"training.lr": 3e-3},
+    "gorp": {"training.lr": 2e-3, "training.full_rank_lr": 1e-2},
+    "seq-lora": {"training.lr": 2e-3},
+    "inc-lora": {"training.lr": 2e-3},
     "joint": {"training.lr": 3e-3},
 }
+
+
+def demo_config(method: str, seed: int, settings: Sequence[str] = ()) -> RunConfig:
+    """The demo's configuration of one method; ``settings`` are ``key=value`` overrides."""
+    from gorp.run_config import RunConfig
+
+    overrides = [*as_overrides(BY_METHOD.get(method, {})), *settings]
+    return RunConfig.from_mapping({**SETTINGS, "method": method, "seed": seed}, overrides, source="demo")
 
 
 def command(
@@ -39,22 +66,13 @@ def command(
 
     Example:  gorp demo --out runs/demo
     """
-    from gorp.cli.shared import as_overrides
     from gorp.learner import run_stream
     from gorp.methods import check_method
     from gorp.report.html import write_report
-    from gorp.run_config import RunConfig
     from gorp.run_setup import load_stream
 
     names = [check_method(name.strip()) for name in methods.split(",")]
-    configs = [
-        RunConfig.from_mapping(
-            {**SETTINGS, "method": name, "seed": seed},
-            [*as_overrides(BY_METHOD.get(name, {})), *(settings or [])],
-            source="demo",
-        )
-        for name in names
-    ]
+    configs = [demo_config(name, seed, settings or []) for name in names]
     with progress_only(quiet) as progress:
         stream = load_stream(configs[0])
         records = [run_stream(config, out / config.method, stream, progress) for config in configs]
