@@ -20,8 +20,8 @@ SETTINGS: dict[str, Any] = {
     "model": "t5-tiny",
     "stream": "builtin",
     "training": {
-        "epochs": 4,
-        "batch_size": 16,
+        "epochs": 3,
+        "batch_size": 8,
         "schedule": "linear",
         "warmup": 0.05,
         "group_by_length": True,
@@ -33,12 +33,13 @@ SETTINGS: dict[str, Any] = {
         "lora_targets": ["SelfAttention", "DenseReluDense"],
         "full_rank_targets": ["EncDecAttention"],
         "memory": "features",
-        "energy": 0.99,
-        "max_share": 0.9,
+        "energy": 0.98,
+        "max_share": 0.97,
+        "protect_outputs": False,
     },
 }
 BY_METHOD: dict[str, dict[str, Any]] = {
-    "gorp": {"training.lr": 2e-3, "training.full_rank_lr": 1e-2},
+    "gorp": {"training.lr": 1e-3, "training.full_rank_lr": 1e-2},
     "seq-lora": {"training.lr": 2e-3},
     "inc-lora": {"training.lr": 2e-3},
     "joint": {"training.lr": 3e-3},
