@@ -21,7 +21,7 @@ SETTINGS: dict[str, Any] = {
     "stream": "builtin",
     "training": {
         "epochs": 3,
-        "batch_size": 8,
+        "batch_size": 16,
         "schedule": "linear",
         "warmup": 0.05,
         "group_by_length": True,
