@@ -34,7 +34,7 @@ from transformers import (
 )
 
 MODELS = Path(__file__).parent.parent / "src" / "gorp" / "models"
-WORK = Path(os.environ.get("PRETRAIN_DIR", "/tmp/pretrain"))
+WORK = Path(os.environ.get("PRETRAIN_DIR", "runs/pretrain"))
 SEED = 20261122
 LENGTH = 128
 ANSWER = 24
