@@ -62,7 +62,7 @@ class LoRALayer(LearnedLayer):
 
     def _receive(self, side: str, gradient: Tensor) -> Tensor:
         """Hook on a factor: remember the gradient as it came, pass on what the space leaves of it."""
-        if self.config.memory == "sketch" or side == OUTPUT:
+        if self.space.side(side) is not None and (self.config.memory == "sketch" or side == OUTPUT):
             if self.factors()[side].grad is None:
                 self.seen.pop(side, None)  # gradients were cleared: this is the first pass of a step
             self.see(side, self._as_rows(side, gradient.detach()))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 METHODS = "gorp,seq-lora,joint"
 
-#: Settings of the demo, and what differs by method; learning rates were chosen on validation rows.
+#: Settings of the demo, and what differs by method; gorp's rate and memory were chosen on validation rows.
 SETTINGS: dict[str, Any] = {
     "model": "t5-tiny",
     "stream": "builtin",
