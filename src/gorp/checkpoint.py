@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gorp.errors import GorpError, InputError
-from gorp.report.files import write_text_atomically
+from gorp.report.files import sync, write_text_atomically
 
 FORMAT_VERSION = 1
 _SAMPLED_ELEMENTS = 65536
@@ -116,11 +116,11 @@ def publish_folder(unfinished: Path, final: Path) -> None:
     """
     try:
         for file in unfinished.iterdir():
-            _sync(file)
-        _sync(unfinished)
+            sync(file)
+        sync(unfinished)
         shutil.rmtree(final, ignore_errors=True)
         os.replace(unfinished, final)
-        _sync(final.parent)
+        sync(final.parent)
     except OSError as error:
         raise GorpError(f"cannot write {final}: {error.strerror or error}") from error
 
@@ -194,11 +194,3 @@ def _put_together(skeleton: object, tensors: Mapping[str, Tensor]) -> object:
             return tuple(_put_together(part, tensors) for part in skeleton["tuple"])
         return {key: _put_together(value, tensors) for key, value in skeleton["dict"]}
     return skeleton
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, overload
 
 import torch
@@ -93,7 +93,7 @@ class GORPAdamW(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if not self._gradients_are_finite():
+        if not gradients_are_finite(p for group in self.param_groups for p in group["params"]):
             self.skipped_steps += 1
             self._forget_pending()
             return loss
@@ -122,12 +122,6 @@ class GORPAdamW(Optimizer):
             state["sketch"] = sketch(state["sketch"], layer.seen[side])
         layer.refresh_at(int(state["step"]))
 
-    def _gradients_are_finite(self) -> bool:
-        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        if not gradients:
-            return True
-        return bool(torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all())
-
     def _forget_pending(self) -> None:
         for group in self.param_groups:
             for p in group["params"]:
@@ -148,6 +142,12 @@ class GORPAdamW(Optimizer):
         """A new task: moments, sketches and step counts begin anew, for the same parameters."""
         self.state.clear()
         self.zero_grad()
+
+
+def gradients_are_finite(params: Iterable[Tensor]) -> bool:
+    """Whether no gradient holds NaN or infinity; true where there is none."""
+    gradients = [p.grad for p in params if p.grad is not None]
+    return not gradients or bool(torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all())
 
 
 def layer_of(p: Tensor) -> tuple[LearnedLayer, str]:

@@ -31,6 +31,7 @@ from gorp.encoding import IGNORED, Encoder, Row, answer_loss
 from gorp.errors import GorpError
 from gorp.evaluation import autocast
 from gorp.methods.base import Method
+from gorp.optimizer import gradients_are_finite
 from gorp.progress import Progress
 from gorp.run_config import TrainingConfig
 
@@ -265,7 +266,7 @@ class _Keeper(TrainerCallback):
         trainer, flight = self.trainer, self.trainer.flight
         loss = trainer.step_loss.item()
         trainer.step_loss.zero_()
-        if math.isfinite(loss) and _gradients_are_finite(self.parameters):
+        if math.isfinite(loss) and gradients_are_finite(self.parameters):
             flight.losses.append([flight.step + 1, loss])
             flight.skipped_in_a_row = 0
         else:
@@ -289,13 +290,6 @@ class _Keeper(TrainerCallback):
                 f"{flight.step} of {plan.steps}); the weights are saved as after the last good step. "
                 "A lower learning rate (training.lr, training.full_rank_lr) or precision fp32 may help"
             )
-
-
-def _gradients_are_finite(parameters: Sequence[nn.Parameter]) -> bool:
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if not gradients:
-        return True
-    return bool(torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all())
 
 
 def enable_checkpointing(model: PreTrainedModel) -> None:

@@ -28,7 +28,7 @@ def write_text_atomically(path: str | os.PathLike[str], text: str) -> Path:
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, target)
-        _sync_folder(target.parent)
+        sync(target.parent)
     except OSError as error:
         if temporary is not None:
             with contextlib.suppress(OSError):
@@ -43,8 +43,9 @@ def _umask() -> int:
     return current
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, reach the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
