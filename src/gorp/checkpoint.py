@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gorp.errors import GorpError, InputError
-from gorp.report.files import sync, write_text_atomically
+from gorp.files import read_json, sync, write_text_atomically
 
 FORMAT_VERSION = 1
 _SAMPLED_ELEMENTS = 65536
@@ -31,22 +31,6 @@ def write_json(path: Path, content: object) -> None:
         GorpError: the file cannot be written; what stood there before is untouched.
     """
     write_text_atomically(path, json.dumps(content, indent=1) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        InputError: the file is missing, not UTF-8 or not JSON; the message names file and line.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: byte {error.start} is not UTF-8; the file is damaged") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); the file is damaged") from None
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from gorp.config import GORPConfig
 from gorp.errors import InputError, nearest
+from gorp.files import read_yaml
 from gorp.methods import METHODS, check_method
 
 
@@ -97,7 +98,9 @@ class RunConfig(_Section):
             InputError: the file cannot be read, or a key or value is wrong; the message names file and key.
         """
         file = Path(path)
-        values = _read_mapping(file)
+        values = read_yaml(file, "configuration file")
+        if values is None:
+            raise InputError(f"{file}: is empty; expected keys such as method, model, stream, training")
         data = values.get("data")
         for section, key in ((values, "stream"), (values, "model"), (data, "dir")):
             if isinstance(section, dict) and isinstance(section.get(key), str):
@@ -126,26 +129,6 @@ class RunConfig(_Section):
         """The resolved configuration, every default written out."""
         text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         return text
-
-
-def _read_mapping(file: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{file}: no such configuration file") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: byte {error.start} is not UTF-8") from None
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror or error})") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise InputError(f"{file}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
-    if values is None:
-        raise InputError(f"{file}: is empty; expected keys such as method, model, stream, training")
-    if not isinstance(values, dict):
-        raise InputError(f"{file}: expected keys and values, found {type(values).__name__}")
-    return values
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:

@@ -31,13 +31,12 @@ from gorp.checkpoint import (
     load_state,
     load_tensors,
     publish_folder,
-    read_json,
     save_state,
     save_tensors,
     write_json,
 )
 from gorp.errors import GorpError, InputError
-from gorp.report.files import write_text_atomically
+from gorp.files import read_json, write_text_atomically
 from gorp.report.record import RunRecord
 from gorp.run_config import RunConfig
 from gorp.space import GradientSpace

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gorp._linalg import extend_basis, project_out
 from gorp.errors import InputError
+from gorp.files import sync
 
 FORMAT_VERSION = 1
 SKETCH_ROWS = 384
@@ -181,10 +182,13 @@ class GradientSpace:
         return 0.0 if layer.frozen else min(1 - side.rank / max(1, self.cap(side)) for side in sides)
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file, whole or not at all.
+        """Write one safetensors file, durably, whole or not at all.
 
         Per layer ``<name>.basis`` (in, s), ``<name>.energy`` (s), and where kept ``<name>.output_basis`` (out, r_s)
         and ``<name>.output_energy`` (r_s).
+
+        Raises:
+            OSError, SafetensorError: the disk refuses; what stood at ``path`` before is untouched.
         """
         tensors = {
             f"{name}.{part}": value.contiguous().cpu()
@@ -203,7 +207,9 @@ class GradientSpace:
         path = Path(path)
         unfinished = path.with_name(f".{path.name}.tmp")
         save_file(tensors, unfinished, metadata)
+        sync(unfinished)
         unfinished.replace(path)
+        sync(path.parent)
 
     @classmethod
     def load(cls, path: str | Path) -> GradientSpace:

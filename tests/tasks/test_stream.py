@@ -111,8 +111,8 @@ def test_names_of_streams():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", ": expected keys such as name and tasks, found None"),
-        ("[1]", ": expected keys such as name and tasks, found [1]"),
+        ("", ": is empty; expected keys such as name and tasks"),
+        ("[1]", ": expected keys and values, found list"),
         ("name: a\ntasks: [{path: news.jsonl", ":2: not valid YAML"),
         ("name: a", ": needs either tasks, a list that is not empty, or benchmark, a name"),
         ("tasks: []", ": needs either tasks"),

@@ -34,8 +34,8 @@ def command(
       gorp report runs/desk
       gorp report runs/gorp runs/seq-lora --out comparison.html
     """
+    from gorp.files import write_text_atomically
     from gorp.report.comparison import group_runs
-    from gorp.report.files import write_text_atomically
     from gorp.report.html import write_report
     from gorp.report.record import RunRecord
     from gorp.report.tables import comparison_grid, matrix_grid, scores_csv, to_markdown

@@ -12,10 +12,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from gorp.files import write_text_atomically
 from gorp.progress import describe_duration
 from gorp.report import plots, words
 from gorp.report.comparison import Group, group_runs
-from gorp.report.files import write_text_atomically
 from gorp.report.layers import LayerDigest, digest_layers
 from gorp.report.record import RunRecord
 from gorp.report.tables import comparison_grid

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from gorp import metrics
 from gorp.errors import InputError
-from gorp.report.files import write_text_atomically
+from gorp.files import read_json, write_text_atomically
 
 FORMAT_VERSION = 1
 RECORD_FILE = "record.json"
@@ -189,7 +188,7 @@ class RunRecord(_Part):
         Raises ``InputError`` naming the file, and the key where one is wrong.
         """
         file = record_path(path)
-        plain = _read_object(file)
+        plain = read_json(file, "record")
         _check_version(file, plain)
         try:
             return cls.model_validate(plain)
@@ -221,23 +220,9 @@ def summarise(matrix: Matrix, zero_shot: list[float | None]) -> dict[str, float 
     }
 
 
-def _read_object(file: Path) -> Mapping[str, Any]:
-    try:
-        plain = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{file}: no such record; give a run folder or its {RECORD_FILE}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: byte {error.start} is not UTF-8; the record is damaged") from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"{file}:{error.lineno}: not valid JSON ({error.msg}); the record is damaged") from error
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror or error})") from error
+def _check_version(file: Path, plain: object) -> None:
     if not isinstance(plain, dict):
         raise InputError(f"{file}: expected a JSON object, found {type(plain).__name__}")
-    return plain
-
-
-def _check_version(file: Path, plain: Mapping[str, Any]) -> None:
     version = plain.get("format_version")
     if version is None:
         raise InputError(f"{file}: key 'format_version' is missing; this is not a record of a run")

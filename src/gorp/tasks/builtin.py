@@ -32,15 +32,15 @@ PACKAGES = (
     "sympy.stats",
 )
 
-_LIBRARIES = ("huggingface_hub", "matplotlib", "networkx", "pandas")
-_SECTIONS = {
+LIBRARIES = ("huggingface_hub", "matplotlib", "networkx", "pandas")
+SECTIONS = {
     "Parameters": "parameters",
     "Returns": "result",
     "Raises": "errors",
     "Notes": "notes",
     "Examples": "examples",
 }
-_TOPICS = {
+TOPICS = {
     "sympy.combinatorics": "combinatorics",
     "sympy.geometry": "geometry",
     "sympy.physics": "physics",
@@ -148,7 +148,7 @@ def _whole(docstring: Docstring) -> str:
 
 
 def _library(docstring: Docstring) -> _Row | None:
-    text = _whole(docstring) if docstring.library in _LIBRARIES else ""
+    text = _whole(docstring) if docstring.library in LIBRARIES else ""
     return (text, docstring.library) if len(text) >= 180 else None
 
 
@@ -156,7 +156,7 @@ def _section(docstring: Docstring) -> _Row | None:
     if docstring.library == "sympy":
         return None
     parts = [
-        (_shortened(body), _SECTIONS[title]) for title, body in sections(docstring.text).items() if title in _SECTIONS
+        (_shortened(body), SECTIONS[title]) for title, body in sections(docstring.text).items() if title in SECTIONS
     ]
     parts = [part for part in parts if len(part[0]) >= _SHORTEST]
     rare = [part for part in parts if part[1] in ("errors", "notes")]
@@ -164,7 +164,7 @@ def _section(docstring: Docstring) -> _Row | None:
 
 
 def _topic(docstring: Docstring) -> _Row | None:
-    label = _TOPICS.get(".".join(docstring.module.split(".")[:2]))
+    label = TOPICS.get(".".join(docstring.module.split(".")[:2]))
     text = _whole(docstring) if label else ""
     return (text, label) if label and len(text) >= 140 else None
 
@@ -197,11 +197,11 @@ def _parameter(docstring: Docstring) -> _Row | None:
 
 _PLACE = "Where does the following text belong? Choose one from the option.\n"
 _CUTS = (
-    _Cut("library", _PLACE, _library, _LIBRARIES),
-    _Cut("section", _PLACE, _section, tuple(_SECTIONS.values())),
+    _Cut("library", _PLACE, _library, LIBRARIES),
+    _Cut("section", _PLACE, _section, tuple(SECTIONS.values())),
     _Cut(
         "optional", "May the following parameter be left out? Choose one from the option.\n", _optional, ("yes", "no")
     ),
-    _Cut("topic", _PLACE, _topic, tuple(_TOPICS.values())),
+    _Cut("topic", _PLACE, _topic, tuple(TOPICS.values())),
     _Cut("parameter", "What is the first parameter of the following function?\n", _parameter),
 )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from gorp.errors import InputError, nearest
+from gorp.files import read_yaml
 from gorp.tasks.prompts import WHOLE_TEXT
 
 
@@ -74,30 +74,15 @@ class StreamFile(_Strict):
         Raises:
             InputError: it is missing, not UTF-8, not YAML, or a key is wrong; the message names file and line or key.
         """
-        content = _read_yaml(path)
-        if not isinstance(content, dict):
-            raise InputError(f"{path}: expected keys such as name and tasks, found {content!r:.60}")
+        content = read_yaml(path, "stream file")
+        if content is None:
+            raise InputError(f"{path}: is empty; expected keys such as name and tasks")
         try:
             return cls.model_validate(content)
         except ValidationError as error:
             problems = error.errors(include_url=False)
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
             raise InputError(f"{path}: {_describe(problems[0])}{more}") from None
-
-
-def _read_yaml(path: Path) -> object:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such stream file") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: byte {error.start} is not UTF-8") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise InputError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
 
 
 def _describe(problem: ErrorDetails) -> str:

@@ -1,0 +1,96 @@
+"""Files: text read with errors that name file and line, written so that a crash leaves the old file or the new one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gorp.errors import GorpError, InputError
+
+
+def read_json(path: Path, kind: str = "file") -> Any:
+    """What a JSON file that gorp wrote holds; ``kind`` says in messages what it is, such as ``record``.
+
+    Raises:
+        InputError: the file is missing, cannot be read, is not UTF-8 or not JSON; the message names file and line.
+    """
+    try:
+        return json.loads(_read(path, kind))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); the {kind} is damaged") from None
+
+
+def read_yaml(path: Path, kind: str) -> dict[str, Any] | None:
+    """The keys and values of a YAML file, None if it is empty; ``kind`` says in messages what it is.
+
+    Raises:
+        InputError: the file is missing, cannot be read, is not UTF-8, not YAML, or not keys and values.
+    """
+    try:
+        content = yaml.safe_load(_read(path, kind))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise InputError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
+    if content is not None and not isinstance(content, dict):
+        raise InputError(f"{path}: expected keys and values, found {type(content).__name__}")
+    return content
+
+
+def _read(path: Path, kind: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such {kind}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: byte {error.start} is not UTF-8") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def write_text_atomically(path: str | os.PathLike[str], text: str) -> Path:
+    """Write ``text`` (UTF-8) beside ``path`` under a temporary name, fsync it, rename it, fsync the folder.
+
+    Returns the path written. Raises ``GorpError`` naming the file when the disk refuses; what stood at
+    ``path`` before is then untouched and the temporary file is gone.
+    """
+    target = Path(path)
+    temporary: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary_name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        temporary = Path(temporary_name)
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        os.replace(temporary, target)
+        sync(target.parent)
+    except OSError as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+        raise GorpError(f"cannot write {target}: {error.strerror or error}") from error
+    return target
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, reach the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
