@@ -357,7 +357,7 @@ def test_a_task_seen_again_adds_at_most_a_column() -> None:
     assert again["query"] <= 1
 
 
-@pytest.mark.filterwarnings("ignore:gradient space of")
+@pytest.mark.filterwarnings("ignore:after task")
 def test_a_full_space_freezes_its_layer_and_keeps_it_exactly() -> None:
     model = attached(max_share=0.5)
     layer = gorp.learned_layers(model)["query"]
@@ -377,8 +377,12 @@ def test_a_full_space_warns() -> None:
     model = attached(max_share=0.05)
     optimizer = optimizer_for(model)
     train(model, optimizer, 0)
-    with pytest.warns(UserWarning, match=r"gradient space of \w+ is full.*frozen"):
+    with pytest.warns(
+        UserWarning, match=r"space of 3 of 3 layers is full: \w+ \(0 of \d+ directions.*frozen"
+    ) as caught:
         gorp.end_task(model, optimizer, "0")
+    assert len(caught) == 1, "one warning for all layers"
+    gorp.end_task(model, optimizer, "1")  # and none for layers that were frozen before
 
 
 def test_the_rank_shrinks_with_what_is_free() -> None:

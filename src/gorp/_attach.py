@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar, cast
@@ -112,10 +113,14 @@ def end_task(model: nn.Module, optimizer: Optimizer, name: str) -> dict[str, int
     Returns:
         Columns added to the input side of each layer.
 
+    Warns:
+        Layers whose space is full: they are frozen from now on.
+
     Raises:
         ValueError: the model is not attached, or the optimizer is not GORP's.
     """
     layers = learned_layers(model)
+    frozen_before = {name for name, layer in layers.items() if layer.space.frozen}
     inner = _unwrap_optimizer(optimizer)
     space: GradientSpace = unwrap(model).gradient_space  # type: ignore[assignment]
     added = {}
@@ -138,7 +143,24 @@ def end_task(model: nn.Module, optimizer: Optimizer, name: str) -> dict[str, int
     for layer in layers.values():
         layer.restart(len(space.tasks))
     inner.restart()
+    _warn_of_full_layers(space, [name for name in layers if name not in frozen_before])
     return added
+
+
+def _warn_of_full_layers(space: GradientSpace, names: Sequence[str]) -> None:
+    """One warning for all of the named layers that are frozen."""
+    full = [
+        f"{name} ({layer.input.rank} of {layer.input.width} directions held, cap {space.cap(layer.input)})"
+        for name in names
+        if (layer := space.layers[name]).frozen
+    ]
+    if full:
+        more = f" and {len(full) - 3} more" if len(full) > 3 else ""
+        warnings.warn(
+            f"after task {space.tasks[-1]!r} the gradient space of {len(full)} of {len(space.layers)} layers is full: "
+            f"{', '.join(full[:3])}{more}. They keep what they know and are frozen for later tasks",
+            stacklevel=3,
+        )
 
 
 def _memory(layer: LearnedLayer, side: str, state: dict[str, Tensor]) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,7 +111,7 @@ class GradientSpace:
 
     Args:
         max_share: cap of every side, as a share of its width. A side that needs more refuses it, and its layer is
-            frozen for all later tasks (which protects it wholly), with a warning.
+            frozen for all later tasks, which protects it wholly.
         base_model: name of the model that the space belongs to.
     """
 
@@ -138,6 +137,8 @@ class GradientSpace:
     ) -> int:
         """Let one layer's space hold a share of the energy of the gradient rows that a task left behind.
 
+        A side whose cap that would pass takes none of it, and the layer is marked ``frozen``.
+
         Args:
             name: the layer.
             rows: K, (n, in); not finite or empty adds nothing.
@@ -154,14 +155,7 @@ class GradientSpace:
             wanted.append((layer.output, output_rows))
         added = [_columns(side, rows, share, of_remainder) for side, rows in wanted]
         for (side, _), (columns, _) in zip(wanted, added, strict=True):
-            if not layer.frozen and side.rank + columns.shape[1] > self.cap(side):
-                layer.frozen = True
-                warnings.warn(
-                    f"gradient space of {name} is full: {side.rank} of {side.width} directions held, "
-                    f"{columns.shape[1]} more wanted, cap {self.cap(side)} (max_share {self.max_share}); "
-                    "the layer is frozen for later tasks",
-                    stacklevel=2,
-                )
+            layer.frozen = layer.frozen or side.rank + columns.shape[1] > self.cap(side)
         if layer.frozen:
             layer.growth.append(0)
             return 0
