@@ -16,6 +16,7 @@ def collect_inputs(
     layer_names: Sequence[str],
     batches: Iterable[Mapping[str, Tensor]],
     rows_per_batch: int = 8,
+    rows_per_layer: int = ROWS_PER_LAYER,
 ) -> dict[str, Tensor]:
     """Inputs of layers on some batches, evenly spread over the positions.
 
@@ -24,9 +25,10 @@ def collect_inputs(
         layer_names: dotted names.
         batches: without padding, hence best of a single row.
         rows_per_batch: positions kept of each batch and layer.
+        rows_per_layer: most rows kept of a layer.
 
     Returns:
-        Per layer (n, in), fp32, on the CPU, n at most ``ROWS_PER_LAYER``.
+        Per layer (n, in), fp32, on the CPU, n at most ``rows_per_layer``.
     """
     kept: dict[str, list[Tensor]] = {name: [] for name in layer_names}
 
@@ -48,4 +50,4 @@ def collect_inputs(
         for handle in handles:
             handle.remove()
         model.train(was_training)
-    return {name: torch.cat(rows)[:ROWS_PER_LAYER].clone() for name, rows in kept.items() if rows}
+    return {name: torch.cat(rows)[:rows_per_layer].clone() for name, rows in kept.items() if rows}
