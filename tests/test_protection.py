@@ -385,6 +385,17 @@ def test_a_full_space_warns() -> None:
     gorp.end_task(model, optimizer, "1")  # and none for layers that were frozen before
 
 
+def test_a_model_attaches_to_a_space_with_full_layers() -> None:
+    model = attached(max_share=0.05)
+    optimizer = optimizer_for(model)
+    train(model, optimizer, 0)
+    with pytest.warns(UserWarning, match="full"):
+        gorp.end_task(model, optimizer, "0")
+    again = gorp.attach(Network(), gorp.learned_layers(model)["up"].config, model.gradient_space)
+    assert all(layer.space.frozen for layer in gorp.learned_layers(again).values())
+    assert not any(parameter.requires_grad for parameter in again.parameters())
+
+
 def test_the_rank_shrinks_with_what_is_free() -> None:
     model = attached(max_share=1.0, full_rank_targets=["up"], lora_targets=[])
     layer = gorp.learned_layers(model)["up"]

@@ -57,20 +57,20 @@ def attach(model: Model, config: GORPConfig, space: GradientSpace | None = None)
     model.requires_grad_(False)
     space = space or GradientSpace(float(config.max_share or 1.0), str(getattr(model, "name_or_path", "")))
     layers: dict[str, LearnedLayer] = {}
+    task = len(space.tasks)
     if lora_names:
         _inject_lora(model, lora_names, config)
     for index, name in enumerate([*lora_names, *full_rank_names]):
         module = model.get_submodule(name)
         kept = _layer_space(space, name, module, config, is_lora=name in lora_names)
         if name in lora_names:
-            layers[name] = LoRALayer(cast(PeftLinear, module), name, config, kept, index)
+            layers[name] = LoRALayer(cast(PeftLinear, module), name, config, kept, index, task)
         else:
-            layers[name] = projected = ProjectedLinear(cast(nn.Linear, module), name, config, kept, index)
+            layers[name] = projected = ProjectedLinear(cast(nn.Linear, module), name, config, kept, index, task)
             _replace(model, name, projected)
         if config.memory == "features":
             _watch_inputs(model.get_submodule(name), layers[name])
     for layer in layers.values():
-        layer.restart(len(space.tasks))
         for side, factor in layer.factors().items():
             factor.gorp_owner = (layer, side)  # type: ignore[attr-defined]
     model.gradient_space = space  # type: ignore[assignment]

@@ -131,14 +131,17 @@ class ProjectedLinear(nn.Module, LearnedLayer):
         name: dotted name of the layer in the model.
         config: settings.
         space: what the layer must not overwrite.
-        index: number of the layer, which seeds its start.
+        index: number of the layer, which with the task's seeds its start.
+        task: index of the task that comes first.
     """
 
     U: Tensor
     V: Tensor
     start: Tensor
 
-    def __init__(self, linear: nn.Linear, name: str, config: GORPConfig, space: LayerSpace, index: int = 0) -> None:
+    def __init__(
+        self, linear: nn.Linear, name: str, config: GORPConfig, space: LayerSpace, index: int, task: int
+    ) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.name, self.config, self.space, self.index = name, config, space, index
@@ -151,9 +154,9 @@ class ProjectedLinear(nn.Module, LearnedLayer):
         self._gradient: Tensor | None = None
         self._chosen: tuple[Tensor, Tensor, Tensor] | None = None
         self.seen: dict[str, Tensor] = {}
-        self.restart(0)
         self.core.register_hook(self._project_core_gradient)
         self.core.register_post_accumulate_grad_hook(self._choose_projection)
+        self.restart(task)
 
     def _zeros(self, *shape: int) -> Tensor:
         wide = torch.promote_types(self.weight.dtype, torch.float32)

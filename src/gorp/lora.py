@@ -32,10 +32,13 @@ class LoRALayer(LearnedLayer):
         name: dotted name of the layer in the model.
         config: settings.
         space: what the layer must not overwrite.
-        index: number of the layer, which seeds its start.
+        index: number of the layer, which with the task's seeds its start.
+        task: index of the task that comes first.
     """
 
-    def __init__(self, module: PeftLinear, name: str, config: GORPConfig, space: LayerSpace, index: int = 0) -> None:
+    def __init__(
+        self, module: PeftLinear, name: str, config: GORPConfig, space: LayerSpace, index: int, task: int
+    ) -> None:
         self.module, self.name, self.config, self.space, self.index = module, name, config, space, index
         self.base = cast(nn.Linear, module.get_base_layer())
         self.A = cast(nn.Parameter, module.lora_A[ADAPTER].weight)  # (r, in)
@@ -47,7 +50,7 @@ class LoRALayer(LearnedLayer):
             factor.data = factor.data.to(wide)
             factor.register_hook(lambda gradient, side=side: self._receive(side, gradient))
         self.seen: dict[str, Tensor] = {}
-        self.restart(0)
+        self.restart(task)
 
     def _as_rows(self, side: str, factor: Tensor) -> Tensor:
         """A factor-shaped tensor as rows in the space of its side: A is (r, in) as it is, B (out, r) is turned."""
