@@ -56,7 +56,8 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
             version = (file.metadata() or {}).get("format_version")
             if version != str(FORMAT_VERSION):
                 raise InputError(f"{path}: format_version is {version!r}; this gorp reads {str(FORMAT_VERSION)!r}")
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+            # Copied into memory aligned as torch's own is: products of tensors aligned otherwise may round otherwise.
+            return {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (not a mapping)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; the checkpoint is incomplete") from None
     except (SafetensorError, OSError) as error:

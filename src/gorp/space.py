@@ -215,7 +215,8 @@ class GradientSpace:
         try:
             with safe_open(str(path), framework="pt") as file:
                 metadata = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+                # copies, aligned as torch's own tensors are: otherwise products could round otherwise
+                tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (not a mapping)
         except FileNotFoundError:
             raise InputError(f"{path}: no such file; a gradient space is saved by GradientSpace.save") from None
         except (SafetensorError, OSError) as error:
