@@ -55,9 +55,15 @@ def result_of(record: RunRecord, wall: float) -> dict[str, Any]:
         "mean_fullness": statistics.fmean(layer.fullness for layer in last) if last else None,
         "frozen_layers": sum(layer.frozen for layer in last),
         "seconds": {"wall": wall, **seconds},
-        "config": record.config,
+        "config": without_paths(record.config),
         "environment": record.environment,
     }
+
+
+def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's configuration without what only one machine knows: where the model and the data lie."""
+    data = {key: value for key, value in config["data"].items() if key != "dir"}
+    return {**config, "model": Path(config["model"]).name, "data": data}
 
 
 def main() -> None:

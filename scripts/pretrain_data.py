@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gorp.tasks import docstrings
+from gorp.tasks import builtin, docstrings
 from gorp.tasks.builtin import PACKAGES, held_out
 
 
@@ -62,7 +62,7 @@ STANDARD_MODULES = words("""
 
 # ---------------------------------------------------------------------------------------------------------------- text
 def gather(path: Path) -> list[list[str]]:
-    """[signature, text] of every docstring that may be trained on; kept in `path`, read again from there.
+    """[module, signature, text] of every docstring that may be trained on; kept in `path`, read again from there.
 
     Left out: docstrings held out by the stream, every paragraph that occurs in one of them, and the headings of
     sections (the stream asks for them).
@@ -81,9 +81,16 @@ def gather(path: Path) -> list[list[str]]:
         text = docstrings.without_headings(d.text)
         text = "\n\n".join(p for p in paragraphs(text) if essence(p) not in secret)
         if len(text) >= 40:
-            texts.append([d.signature if d.parameters else d.name.rpartition(".")[2], text])
+            texts.append([d.module, d.signature if d.parameters else d.name.rpartition(".")[2], text])
     path.write_text(json.dumps(texts))
     return texts
+
+
+def underlined_parts() -> list[list[str]]:
+    """[title, body] of the sections of docstrings that the stream may train on, save those it asks for."""
+    free = (d for d in docstrings.load(PACKAGES) if not held_out(d))
+    asked = {*builtin.SECTIONS, ""}
+    return [[title, body] for d in free for title, body in docstrings.sections(d.text).items() if title not in asked]
 
 
 def standard_library() -> Iterator[docstrings.Docstring]:
@@ -184,7 +191,7 @@ class Texts:
         self, path: Path, texts: list[list[str]], tokenizer: Callable[..., dict[str, list[list[int]]]]
     ) -> None:
         if not path.exists():
-            ids = tokenizer([f"{s}\n{t}" for s, t in texts], add_special_tokens=False)["input_ids"]
+            ids = tokenizer([f"{s}\n{t}" for _, s, t in texts], add_special_tokens=False)["input_ids"]
             np.savez(
                 path,
                 tokens=np.array([t for x in ids for t in (BOS, *x, EOS)], np.uint16),

@@ -5,10 +5,13 @@ from __future__ import annotations
 import collections
 import random
 import re
+from collections.abc import Iterable
 from typing import ClassVar
 
 import numpy as np
 from pretrain_data import paragraphs, words
+
+from gorp.tasks import builtin
 
 WORD = re.compile(r"[A-Za-z_][A-Za-z_]{2,}")
 STOP = frozenset(
@@ -25,13 +28,40 @@ LABELS = frozenset(
 """)
 )
 CHOOSE = " Choose one from the option.\n"
+BELONGS = "Where does the following text belong?"
+ENTRY = re.compile(r"^(\w+ ?: ?\S.*(?:\n[ ]+.*)+)", re.MULTILINE)
+ENOUGH = 40  # texts that a label must have
+KINDS_OF_ENTRY = {
+    "Is the following parameter a number?": re.compile(r"\b(?:int|float|number|scalar|integer)\b", re.IGNORECASE),
+    "Is the following parameter a text?": re.compile(r"\b(?:str|string|text|name)\b", re.IGNORECASE),
+    "May the following parameter be None?": re.compile(r"\bNone\b"),
+    "Is the following parameter a switch?": re.compile(r"\b(?:bool|boolean|True|False)\b"),
+    "Does the following parameter hold many values?": re.compile(r"\b(?:list|array|tuple|dict|sequence|iterable)\b"),
+}
+
+
+def origin(module: str) -> str:
+    """The package a module belongs to; of the largest packages, the part. "" where the stream asks for it."""
+    first, *rest = module.split(".")
+    name = rest[0] if rest and first in ("torch", "transformers", "sympy", "datasets", "accelerate", "peft") else first
+    return "" if name.lower() in LABELS or first in builtin.LIBRARIES else name.strip("_")
+
+
+def by_label(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Texts of at least 60 characters under each label that has enough of them."""
+    found: dict[str, list[str]] = collections.defaultdict(list)
+    for label, text in pairs:
+        if label and len(text) >= 60:
+            found[label].append(text)
+    return {label: texts for label, texts in found.items() if len(texts) >= ENOUGH}
 
 
 class Exercises:
-    """Questions about a text that the text itself answers; no exercise knows where its text comes from.
+    """Questions that a text, or where it stands, answers.
 
     `make(rng)` gives (kind, prompt, answer). Prompts have the benchmark's form; words of the stream's labels are never
-    options put into a question.
+    options put into a question. The last four kinds are of the stream's kinds, with other labels: other packages and
+    parts of packages, other sections, other facts of a parameter, and never the first parameter.
     """
 
     KINDS: ClassVar[dict[str, int]] = {
@@ -46,17 +76,29 @@ class Exercises:
         "listed": 8,
         "repeat": 4,
         "ends": 4,
+        "origin": 26,
+        "part": 16,
+        "entry": 14,
+        "parameter": 18,
     }
 
-    def __init__(self, texts: list[list[str]]) -> None:
+    def __init__(self, texts: list[list[str]], parts: list[list[str]]) -> None:
         self.named = [
             (signature.partition("(")[0], text)
-            for signature, text in texts
+            for _, signature, text in texts
             if len(signature.partition("(")[0]) > 3 and len(text) > 60 and not signature.startswith("__")
         ]
-        self.by_text = [pieces for _, text in texts if (pieces := [p for p in paragraphs(text) if len(p) > 30])]
+        self.called = [
+            (signature, text)
+            for _, signature, text in texts
+            if signature.count(",") and len(signature) <= 120 and not signature.startswith("__")
+        ]
+        self.by_text = [pieces for _, _, text in texts if (pieces := [p for p in paragraphs(text) if len(p) > 30])]
+        self.by_origin = by_label((origin(module), f"{s}\n{text}") for module, s, text in texts)
+        self.by_part = by_label((title.lower(), body) for title, body in parts)
+        self.entries = [entry for _, _, text in texts for entry in ENTRY.findall(text)]
         counts = collections.Counter(
-            w for _, text in texts for w in set(WORD.findall(text)) if w.lower() not in STOP | LABELS
+            w for _, _, text in texts for w in set(WORD.findall(text)) if w.lower() not in STOP | LABELS
         )
         self.words = [w for w, n in counts.items() if n >= 4]
         self.weights = np.cumsum([counts[w] ** 0.5 for w in self.words]).tolist()
@@ -239,3 +281,38 @@ class Exercises:
         if not 0 < len(words[at]) < 30:
             return None
         return f"What is the {place} word of the following text?\n{' '.join(words)}\nAnswer:", words[at]
+
+    def _labelled(self, rng: random.Random, texts: dict[str, list[str]]) -> tuple[str, str] | None:
+        label = rng.choice(list(texts))
+        text = rng.choice(texts[label])
+        lines = [line.strip() for line in text.split("\n") if label.lower() not in line.lower()]
+        text = "\n".join(line for line in lines if "import " not in line)[: rng.randint(100, 260)].rpartition(" ")[0]
+        options = [label, *rng.sample([other for other in texts if other != label], rng.randint(1, 4))]
+        return self.choice(rng, BELONGS, options, text, label) if len(text) >= 40 else None
+
+    def origin(self, rng: random.Random) -> tuple[str, str] | None:
+        """Which package is the text from?"""
+        return self._labelled(rng, self.by_origin)
+
+    def part(self, rng: random.Random) -> tuple[str, str] | None:
+        """Which section is the text from?"""
+        return self._labelled(rng, self.by_part)
+
+    def entry(self, rng: random.Random) -> tuple[str, str] | None:
+        """Is the parameter described of this kind?"""
+        question, pattern = rng.choice(list(KINDS_OF_ENTRY.items()))
+        wanted = rng.random() < 0.5
+        for entry in (rng.choice(self.entries)[:200] for _ in range(20)):
+            if bool(pattern.search(entry)) == wanted:
+                return self.choice(rng, question, ["true", "false"], entry, "true" if wanted else "false")
+        return None
+
+    def parameter(self, rng: random.Random) -> tuple[str, str] | None:
+        """What is the name, or the second or last parameter, of the function?"""
+        signature, text = rng.choice(self.called)
+        name, _, inside = signature.rstrip(")").partition("(")
+        names = inside.split(", ")
+        place = rng.choice(["name", "second parameter", "last parameter"])
+        answer = {"name": name, "second parameter": names[1], "last parameter": names[-1]}[place]
+        text = f"{signature}\n{text}"[:200].rpartition(" ")[0]
+        return f"What is the {place} of the following function?\n{text}\nAnswer:", answer

@@ -2,6 +2,7 @@
 
     python scripts/pretrain_tiny.py data                        # texts and tokenizer, 2 minutes
     python scripts/pretrain_tiny.py train t5-tiny --minutes 52  # one thread; goes on where it stopped
+    python scripts/pretrain_tiny.py deepen t5-tiny              # one more decoder layer, to train on with
     python scripts/pretrain_tiny.py export t5-tiny              # bf16 weights, config and log into src/gorp/models
 
 Texts and tokenizer are in `pretrain_data.py`, the exercises in `pretrain_exercises.py`; `check_builtin.py` measures
@@ -68,7 +69,7 @@ def new_model(name: str) -> Any:
             d_kv=32,
             d_ff=320,
             num_layers=3,
-            num_decoder_layers=2,
+            num_decoder_layers=3,
             num_heads=5,
             feed_forward_proj="gated-gelu",
             dropout_rate=0.0,
@@ -80,6 +81,11 @@ def new_model(name: str) -> Any:
     )
 
 
+def autocast() -> torch.autocast:
+    """bf16 where the processor multiplies it, fp32 elsewhere."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported())
+
+
 class Batches:
     """Batch number `step` of either model, the same for the same step, so that a stopped run goes on as it was."""
 
@@ -87,7 +93,7 @@ class Batches:
         self.tokenizer = AutoTokenizer.from_pretrained(MODELS / name)
         texts = data.gather(WORK / "texts.json")
         self.texts = data.Texts(WORK / "tokens.npz", texts, self.tokenizer)
-        self.exercises = Exercises(texts)
+        self.exercises = Exercises(texts, data.underlined_parts())
 
     def answered(self, rng: random.Random, longest: int) -> tuple[list[int], list[int]]:
         """Tokens of one exercise: its prompt, and its answer with the end mark."""
@@ -139,13 +145,13 @@ class Batches:
         return torch.tensor([x for x, _ in pairs]), torch.tensor([y for _, y in pairs])
 
     def asked(self, step: int, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Exercises, a quarter of them a masked piece of text to be written out whole; padded, labels -100."""
+        """Exercises, a ninth of them a masked piece of text to be written out whole; padded, labels -100."""
         rng = random.Random(f"{SEED} {step}")
         noise = np.random.default_rng([SEED, step, 1])
         x = np.zeros((rows, LENGTH), np.int64)
         y = np.full((rows, ANSWER), -100, np.int64)
         for row in range(rows):
-            if row < rows // 4:
+            if row < rows // 9:
                 target = [*self.texts.chunk(step * rows + row, ANSWER - 1, SEED), data.EOS]
                 source, _ = data.corrupt(np.array(target[:-1]), noise, 0.26)
             else:
@@ -177,7 +183,7 @@ class LlamaTrainer:
     def backward(self, step: int) -> dict[str, float]:
         """Run one step's batches forward and backward; returns the losses and the number of tokens."""
         ids, kind = self.batches.causal(step, 10, 10)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             loss = self.loss(ids)
         wanted = kind[:, 1:].flatten()
         text, prompt, answer = ((loss * (wanted == k)).sum() / (wanted == k).sum() for k in (1, 2, 3))
@@ -199,19 +205,19 @@ class T5Trainer:
             lambda x, mask, y: model(input_ids=x, attention_mask=mask, labels=y, use_cache=False).loss, dynamic=False
         )
         self.optimizer = ScaledAdam(model, {"shared.weight": 0.3}, betas=(0.9, 0.98))
-        self.peak = 0.02
+        self.peak = 0.015
 
     def backward(self, step: int) -> dict[str, float]:
         """Run one step's batches forward and backward; returns the losses and the number of tokens."""
         sparse = step % 4 == 0
-        x, y = self.batches.spans(step, 10, *((0.15, 133) if sparse else (0.45, 110)))
-        asked, answers = self.batches.asked(step, 12)
-        with torch.autocast("cpu", torch.bfloat16):
+        x, y = self.batches.spans(step, 4, *((0.15, 133) if sparse else (0.45, 110)))
+        asked, answers = self.batches.asked(step, 18)
+        with autocast():
             text = self.forward(x, None, y)
-        (0.6 * text).backward()
-        with torch.autocast("cpu", torch.bfloat16):
+        (0.3 * text).backward()
+        with autocast():
             answer = self.forward(asked, (asked != data.PAD).long(), answers)
-        (0.4 * answer).backward()
+        (0.7 * answer).backward()
         tokens = x.numel() + y.numel() + int((asked != 0).sum()) + int((answers >= 0).sum())
         return {"sparse" if sparse else "dense": text.item(), "answer": answer.item(), "tokens": float(tokens)}
 
@@ -314,7 +320,8 @@ def train(name: str, minutes: float, warmup: int = 200) -> None:
     if path.exists():
         saved = torch.load(path, weights_only=True)
         model.load_state_dict(saved["model"])
-        trainer.optimizer.load_state_dict(saved["optimizer"])
+        if saved["optimizer"] is not None:
+            trainer.optimizer.load_state_dict(saved["optimizer"])
         state = saved["state"]
     print(name, sum(p.numel() for p in model.parameters()), "parameters", state, flush=True)
     started, before = time.time(), state["seconds"]
@@ -385,7 +392,7 @@ def generate(model: Any, tokenizer: Any, prompts: list[str], rows: int = 50, lon
     for start in range(0, len(order), rows):
         part = order[start : start + rows]
         batch = tokenizer([prompts[i] for i in part], return_tensors="pt", padding=True)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             out = model.generate(
                 input_ids=batch["input_ids"],
                 attention_mask=batch["attention_mask"],
@@ -399,6 +406,24 @@ def generate(model: Any, tokenizer: Any, prompts: list[str], rows: int = 50, lon
         for i, text in zip(part, tokenizer.batch_decode(out, skip_special_tokens=True), strict=True):
             answers[i] = text.strip()
     return answers
+
+
+def deepen(name: str) -> None:
+    """Take up the exported model with fewer decoder layers: added ones copy its last and begin by adding nothing."""
+    shallow = T5ForConditionalGeneration.from_pretrained(MODELS / name, dtype=torch.float32)
+    model = new_model(name)
+    there = shallow.config.num_decoder_layers
+    weights = shallow.state_dict()
+    for block in range(there, model.config.num_decoder_layers):
+        last = f"decoder.block.{there - 1}."
+        for key in [key for key in weights if key.startswith(last)]:
+            silent = key.endswith((".o.weight", ".wo.weight"))
+            added = key.replace(last, f"decoder.block.{block}.")
+            weights[added] = torch.zeros_like(weights[key]) if silent else weights[key].clone()
+    model.load_state_dict(weights)
+    WORK.mkdir(parents=True, exist_ok=True)
+    state = {"step": 0, "seconds": 0.0, "tokens": 0.0}
+    torch.save({"model": model.state_dict(), "optimizer": None, "state": state}, WORK / f"{name}.pt")
 
 
 def load_checkpoint(name: str) -> tuple[Any, dict[str, float]]:
@@ -429,7 +454,7 @@ def prepare() -> None:
     WORK.mkdir(parents=True, exist_ok=True)
     texts = data.gather(WORK / "texts.json")
     data.build_tokenizer(
-        [f"{signature}\n{text}" for signature, text in texts],
+        [f"{signature}\n{text}" for _, signature, text in texts],
         {"llama": MODELS / "llama-tiny", "t5": MODELS / "t5-tiny"},
     )
     batches = Batches("llama-tiny")
@@ -438,7 +463,7 @@ def prepare() -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["data", "train", "export"])
+    parser.add_argument("command", choices=["data", "train", "deepen", "export"])
     parser.add_argument("model", nargs="?", choices=["llama-tiny", "t5-tiny"], default="llama-tiny")
     parser.add_argument("--minutes", type=float, default=50)
     chosen = parser.parse_args()
@@ -446,5 +471,7 @@ if __name__ == "__main__":
         prepare()
     elif chosen.command == "train":
         train(chosen.model, chosen.minutes)
+    elif chosen.command == "deepen":
+        deepen(chosen.model)
     else:
         export(chosen.model)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import io
+import warnings
 
 import pytest
 from rich.console import Console
 
+from gorp.errors import FullSpaceWarning
 from gorp.progress import (
     LineProgress,
     Progress,
@@ -13,6 +15,7 @@ from gorp.progress import (
     describe_duration,
     describe_scores,
     open_progress,
+    passing_on,
 )
 
 
@@ -89,3 +92,11 @@ def test_durations_and_scores_in_words() -> None:
     assert [describe_duration(seconds) for seconds in (4.4, 185, 7800)] == ["4 s", "3 min 05 s", "2 h 10 min"]
     assert describe_scores(["a", "b"], [91.0, None]) == "a 91.0"
     assert describe_scores(["a"], [None]) == "not evaluated"
+
+
+def test_warnings_of_one_category_become_lines_of_the_progress() -> None:
+    lines = io.StringIO()
+    with pytest.warns(UserWarning, match="other"), passing_on(FullSpaceWarning, LineProgress(lines)):  # noqa: PT031
+        warnings.warn("a layer is full", FullSpaceWarning, stacklevel=1)
+        warnings.warn("something other", UserWarning, stacklevel=1)
+    assert lines.getvalue().splitlines() == ["warning: a layer is full"]

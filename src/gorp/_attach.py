@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from gorp._rounding import STORABLE
 from gorp.config import GORPConfig
-from gorp.errors import InputError
+from gorp.errors import FullSpaceWarning, InputError
 from gorp.layers import LearnedLayer, ProjectedLinear
 from gorp.lora import ADAPTER, LoRALayer
 from gorp.optimizer import FULL_RANK, LORA, GORPAdamW
@@ -159,6 +159,7 @@ def _warn_of_full_layers(space: GradientSpace, names: Sequence[str]) -> None:
         warnings.warn(
             f"after task {space.tasks[-1]!r} the gradient space of {len(full)} of {len(space.layers)} layers is full: "
             f"{', '.join(full[:3])}{more}. They keep what they know and are frozen for later tasks",
+            FullSpaceWarning,
             stacklevel=3,
         )
 

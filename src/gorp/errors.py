@@ -17,6 +17,10 @@ class InputError(GorpError):
     exit_code: ClassVar[int] = 2
 
 
+class FullSpaceWarning(UserWarning):
+    """Layers have no room left: they keep what they know and learn no more."""
+
+
 def nearest(name: str, accepted: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the accepted name most like ``name``, or ``""`` if none is like it."""
     candidates = list(accepted)

@@ -15,12 +15,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from gorp.backbones import load_backbone
 from gorp.checkpoint import model_fingerprint, random_state, seed_everything
 from gorp.encoding import Encoder
-from gorp.errors import InputError, nearest
+from gorp.errors import FullSpaceWarning, InputError, nearest
 from gorp.evaluation import Evaluator
 from gorp.interference import measure
 from gorp.layer_inputs import collect_inputs
 from gorp.methods import load_method
-from gorp.progress import Progress, SilentProgress
+from gorp.progress import Progress, SilentProgress, passing_on
 from gorp.report.record import RunRecord, Stage
 from gorp.run_config import RunConfig
 from gorp.run_folder import KnownTask, RunFolder, StageFiles
@@ -252,7 +252,8 @@ class ContinualLearner:
         train_task(self.model, self.method, optimizer, self.encoder, plan, self.progress, save, flight, random_then)
         skipped_refreshes = self.method.skipped_refreshes
         watch = _Stopwatch()
-        self.method.end_task(task, index)
+        with passing_on(FullSpaceWarning, self.progress):
+            self.method.end_task(task, index)
         inputs = {} if self.method.learns_jointly else self._held_out_inputs(task)
         stored = {name: weight - stored_before[name] for name, weight in self._stored_weights().items()} or None
         layers = measure(before, self.method.effective_weights(), kept, self.method.space, self._inputs, stored)

@@ -25,7 +25,7 @@ def passage(example: Example) -> str:
 
 
 def test_five_tasks_of_400_50_and_100_rows(stream: TaskStream) -> None:
-    assert [task.name for task in stream] == ["library", "section", "optional", "topic", "parameter"]
+    assert [task.name for task in stream] == ["topic", "library", "section", "optional", "parameter"]
     assert {(len(task.train), len(task.validation), len(task.test)) for task in stream} == {(400, 50, 100)}
 
 

@@ -197,11 +197,11 @@ def _parameter(docstring: Docstring) -> _Row | None:
 
 _PLACE = "Where does the following text belong? Choose one from the option.\n"
 _CUTS = (
+    _Cut("topic", _PLACE, _topic, tuple(TOPICS.values())),
     _Cut("library", _PLACE, _library, LIBRARIES),
     _Cut("section", _PLACE, _section, tuple(SECTIONS.values())),
     _Cut(
         "optional", "May the following parameter be left out? Choose one from the option.\n", _optional, ("yes", "no")
     ),
-    _Cut("topic", _PLACE, _topic, tuple(TOPICS.values())),
     _Cut("parameter", "What is the first parameter of the following function?\n", _parameter),
 )
