@@ -40,6 +40,7 @@ def test_gorp_hardly_forgets(records: dict[str, list[RunRecord]]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="not reached: docs/results.md has the figures and the reason")
 def test_gorp_comes_near_joint_training(records: dict[str, list[RunRecord]]) -> None:
     assert mean(records["gorp"], "AP") >= mean(records["joint"], "AP") - 3
 

@@ -244,7 +244,7 @@ def _watch_inputs(module: nn.Module, layer: LearnedLayer) -> None:
     """Let a layer see some of its own inputs in training, evenly spaced over the batch, for the memory."""
 
     def keep_some(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        if module.training and torch.is_grad_enabled():
+        if module.training and torch.is_grad_enabled() and not layer.space.frozen:
             rows = args[0].detach().reshape(-1, args[0].shape[-1])
             layer.see(INPUT, rows[:: max(1, len(rows) // FEATURE_ROWS)][:FEATURE_ROWS], summed=False)
 

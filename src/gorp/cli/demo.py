@@ -40,7 +40,7 @@ SETTINGS: dict[str, Any] = {
     },
 }
 BY_METHOD: dict[str, dict[str, Any]] = {
-    "gorp": {"training.lr": 2e-3, "training.full_rank_lr": 3e-2},
+    "gorp": {"training.lr": 1e-3, "training.full_rank_lr": 2e-2},
     "seq-lora": {"training.lr": 2e-3},
     "inc-lora": {"training.lr": 2e-3},
     "joint": {"training.lr": 3e-3},
