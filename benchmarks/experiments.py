@@ -131,7 +131,8 @@ def print_table(results: Mapping[str, dict[str, Any]]) -> None:
         transfers = [c["summary"]["BWT"] for c in cells.values() if c["summary"]["BWT"] is not None]
         pairs = [ap(c) - ap(ours[seed]) for seed, c in cells.items() if seed in ours and name != "gorp"]
         last = [statistics.fmean(scores) for scores in zip(*(c["matrix"][-1] for c in cells.values()), strict=True)]
-        new = [statistics.fmean(s) for s in zip(*(diagonal(c["matrix"]) for c in cells.values()), strict=True)]
+        rows = [[matrix[i][i] for i in range(len(matrix))] for matrix in (c["matrix"] for c in cells.values())]
+        new = [statistics.fmean(scores) for scores in zip(*rows, strict=True)] if transfers else []
         columns = (
             name,
             len(cells),
@@ -139,7 +140,7 @@ def print_table(results: Mapping[str, dict[str, Any]]) -> None:
             mean_and_interval(transfers) if transfers else "",
             mean_and_interval(pairs) if pairs else "",
             " ".join(f"{score:.0f}" for score in last),
-            " ".join(f"{score:.0f}" for score in new) if transfers else "",
+            " ".join(f"{score:.0f}" for score in new),
         )
         print("|", " | ".join(map(str, columns)), "|")
 
@@ -147,11 +148,6 @@ def print_table(results: Mapping[str, dict[str, Any]]) -> None:
 def ap(cell: Mapping[str, Any]) -> float:
     """Average performance of a kept cell."""
     return float(cell["summary"]["AP"])
-
-
-def diagonal(matrix: Sequence[Sequence[float]]) -> list[float]:
-    """Score of each task right after it was learnt."""
-    return [row[index] for index, row in enumerate(matrix)] if len(matrix) == len(matrix[-1]) else matrix[-1]
 
 
 if __name__ == "__main__":
