@@ -20,7 +20,7 @@ SETTINGS: dict[str, Any] = {
     "model": "t5-tiny",
     "stream": "builtin",
     "training": {
-        "epochs": 4,
+        "epochs": 3,
         "batch_size": 16,
         "schedule": "linear",
         "warmup": 0.05,
