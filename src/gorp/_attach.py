@@ -70,9 +70,8 @@ def attach(model: Model, config: GORPConfig, space: GradientSpace | None = None)
             _replace(model, name, projected)
         if config.memory == "features":
             _watch_inputs(model.get_submodule(name), layers[name])
-    for layer in layers.values():
-        for side, factor in layer.factors().items():
-            factor.gorp_owner = (layer, side)  # type: ignore[attr-defined]
+        for side, factor in layers[name].factors().items():
+            factor.gorp_owner = (layers[name], side)  # type: ignore[attr-defined]
     model.gradient_space = space  # type: ignore[assignment]
     model.learned_layers = layers  # type: ignore[assignment]
     return model
