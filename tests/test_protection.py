@@ -94,7 +94,7 @@ def worst_leak(before: dict[str, Tensor], after: dict[str, Tensor], held: dict[s
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("memory", ["sketch", "first_moment", "features"])
+@pytest.mark.parametrize("memory", ["sketch", "first_moment", "features", "weighted_features"])
 def test_no_step_and_no_merge_leaks(dtype: torch.dtype, memory: str) -> None:
     model = attached(dtype, memory=memory)
     optimizer = optimizer_for(model, weight_decay=0.01)
@@ -278,10 +278,11 @@ def _save(model: Network, optimizer: gorp.GORPAdamW) -> io.BytesIO:
     return file
 
 
+@pytest.mark.parametrize("memory", ["sketch", "weighted_features"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("stop", [3, 10, 17])
-def test_resuming_is_bit_for_bit(dtype: torch.dtype, stop: int, tmp_path) -> None:
-    model = attached(dtype)
+def test_resuming_is_bit_for_bit(dtype: torch.dtype, stop: int, memory: str, tmp_path) -> None:
+    model = attached(dtype, memory=memory)
     optimizer = optimizer_for(model)
     train(model, optimizer, 0)
     gorp.end_task(model, optimizer, "0")
@@ -294,7 +295,7 @@ def test_resuming_is_bit_for_bit(dtype: torch.dtype, stop: int, tmp_path) -> Non
     again = Network().to(dtype)
     gorp.attach(
         again,
-        gorp.GORPConfig(lora_targets=["query"], full_rank_targets=["up", "shared"], rank=4, energy=0.8),
+        model.learned_layers["query"].config,
         gorp.GradientSpace.load(tmp_path / "space.safetensors"),
     )
     state = torch.load(saved, weights_only=True)

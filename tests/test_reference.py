@@ -74,7 +74,7 @@ def test_full_rank_layer_equals_the_reference(shape: tuple[int, int], passes: in
     weight = start_weight
     basis = torch.zeros(shape[1] if variant == "exact" else 4, 0, dtype=torch.float64)
     for task in range(TASKS):
-        seed = layer.seed(task, 0)
+        seed = layer.task_seed
         turns = (rotation(4, 2 * seed, torch.float64), rotation(4, 2 * seed + 1, torch.float64))
         reference = ReferenceFullRank(weight, basis, 4, 1e-2, layer.start.clone(), turns, variant)
         for x, y in batches(shape, task):

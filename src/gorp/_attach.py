@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gorp._rounding import STORABLE
+from gorp._taps import tap
 from gorp.config import GORPConfig
 from gorp.errors import FullSpaceWarning, InputError
 from gorp.layers import LearnedLayer, ProjectedLinear
@@ -22,9 +23,6 @@ from gorp.optimizer import FULL_RANK, LORA, GORPAdamW
 from gorp.space import INPUT, OUTPUT, GradientSpace, LayerSpace, Side
 
 Model = TypeVar("Model", bound=nn.Module)
-
-FEATURE_ROWS = 32
-"""Inputs a layer keeps of one forward pass when the memory is ``features``."""
 
 
 def attach(model: Model, config: GORPConfig, space: GradientSpace | None = None) -> Model:
@@ -68,7 +66,7 @@ def attach(model: Model, config: GORPConfig, space: GradientSpace | None = None)
         else:
             layers[name] = projected = ProjectedLinear(cast(nn.Linear, module), name, config, kept, index, task)
             _replace(model, name, projected)
-        if config.memory == "features":
+        if config.memory in ("features", "weighted_features"):
             _watch_inputs(model.get_submodule(name), layers[name])
         for side, factor in layers[name].factors().items():
             factor.gorp_owner = (layers[name], side)  # type: ignore[attr-defined]
@@ -240,14 +238,14 @@ def _layer_space(space: GradientSpace, name: str, module: nn.Module, config: GOR
 
 
 def _watch_inputs(module: nn.Module, layer: LearnedLayer) -> None:
-    """Let a layer see some of its own inputs in training, evenly spaced over the batch, for the memory."""
+    """Let a layer see its own inputs in training, each with the gradient at its output, for the memory."""
 
-    def keep_some(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        if module.training and torch.is_grad_enabled() and not layer.space.frozen:
-            rows = args[0].detach().reshape(-1, args[0].shape[-1])
-            layer.see(INPUT, rows[:: max(1, len(rows) // FEATURE_ROWS)][:FEATURE_ROWS], summed=False)
+    def tapped(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        learns = module.training and output.requires_grad and not layer.space.frozen
+        return tap(output, args[0], layer.see_inputs) if learns else output
 
-    module.register_forward_pre_hook(keep_some)
+    module.register_forward_hook(tapped)
+    layer.factors()[INPUT].register_hook(layer.keep_inputs)
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:

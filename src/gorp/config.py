@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Variant = Literal["exact", "paper"]
-Memory = Literal["sketch", "first_moment", "features"]
+Memory = Literal["sketch", "first_moment", "features", "weighted_features"]
 
 _DEFAULTS: dict[str, dict[str, object]] = {
     "exact": {
@@ -52,7 +52,10 @@ class GORPConfig(BaseModel):
     energy: float = Field(0.95, gt=0, le=1, description="eps, share of a task's gradient energy the space must hold")
     max_share: float | None = Field(None, gt=0, le=1, description="cap of a space, as a share of its width")
     protect_outputs: bool = Field(True, description="keep an output-side space for LoRA's B too")
-    memory: Memory | None = Field(None, description="what a task leaves behind for the space to be grown from")
+    memory: Memory | None = Field(
+        None,
+        description="what a task's space is grown from: gradients, Adam's moment, inputs, or inputs by their gradient",
+    )
     null_space_start: bool | None = Field(None, description="draw LoRA's A in the complement of the space")
     project_step: bool | None = Field(None, description="project what Adam makes of the gradient, too")
     guard: bool | None = Field(None, description="treat a free gradient at round-off level as zero")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +20,7 @@ from gorp._linalg import (
     seeded_normal,
 )
 from gorp._rounding import keep_remainder, read_weight, write_weight
+from gorp._taps import input_rows, tap
 from gorp.config import GORPConfig
 from gorp.space import INPUT, LayerSpace
 
@@ -30,13 +30,15 @@ class LearnedLayer(ABC):
 
     Every factor reads one side of the layer's space: LoRA's A and the core Z the input side, LoRA's B the output
     side. ``seen[side]`` holds rows (n, width of the side) that the coming step will add to the side's memory:
-    unprojected gradients, or inputs where the memory is ``features``.
+    unprojected gradients, or inputs where the memory is of those.
     """
 
     name: str
     config: GORPConfig
     space: LayerSpace
+    index: int
     seen: dict[str, Tensor]
+    passing: list[Tensor]
 
     @abstractmethod
     def factors(self) -> dict[str, nn.Parameter]:
@@ -65,54 +67,45 @@ class LearnedLayer(ABC):
     @abstractmethod
     def restart(self, task: int) -> None:
         """Fresh factors for the task of this index, in place, in what the space leaves free. May freeze the layer."""
+        self.step = 0
+        self.task_seed = (self.config.seed * 1009 + task) * 4093 + self.index
+        self.forget_pending()
 
     def begin_step(self) -> None:
         """Called once before the optimizer updates this layer's factors."""
 
     def refresh_at(self, step: int) -> None:
         """Told the count of steps made in this task, before the next forward pass."""
+        self.step = step
 
     def forget_pending(self) -> None:
         """Drop what backward passes left for a step that has been made, or will not be."""
         self.seen.clear()
+        self.passing.clear()
 
-    def see(self, side: str, gradient_rows: Tensor, summed: bool = True) -> None:
-        """Keep rows for the memory; those of several backward passes are summed, those of inputs stacked."""
-        if side in self.seen:
-            earlier = self.seen[side]
-            self.seen[side] = earlier + gradient_rows if summed else torch.cat([earlier, gradient_rows])
-        else:
-            self.seen[side] = gradient_rows.clone()
+    def see(self, side: str, gradient_rows: Tensor) -> None:
+        """Keep gradient rows for the memory; those of several backward passes are summed."""
+        self.seen[side] = self.seen[side] + gradient_rows if side in self.seen else gradient_rows.clone()
+
+    def see_inputs(self, delta: Tensor, inputs: Tensor) -> None:
+        """Take down what one use in a backward pass shows of the inputs; delta (..., out), inputs (..., in)."""
+        weighted = self.config.memory == "weighted_features"
+        self.passing.append(input_rows(inputs, delta, weighted, seed=self.task_seed * 65537 + self.step))
+
+    def keep_inputs(self, gradient: Tensor) -> None:
+        """Hook on the factor that reads them: the inputs of a whole pass join those of the step's other passes."""
+        if self.factors()[INPUT].grad is None:
+            self.seen.pop(INPUT, None)  # gradients were cleared: this is the first pass of a step
+        earlier = [self.seen[INPUT]] if INPUT in self.seen else []
+        if self.passing:
+            self.seen[INPUT] = torch.cat([*earlier, *self.passing])
+            self.passing.clear()
 
     def freeze(self) -> None:
         """Learn no more, now and in later tasks."""
         self.space.frozen = True
         for factor in self.factors().values():
             factor.requires_grad_(False)
-
-    def seed(self, task: int, index: int) -> int:
-        """Seed of everything random at the start of a task in the layer of this number."""
-        return (self.config.seed * 1009 + task) * 4093 + index
-
-
-class _GradientTap(torch.autograd.Function):
-    """Identity on a layer's output that shows the layer its own gradient, G = delta^T x, on the way back.
-
-    x passes through ``save_for_backward``, so gradient checkpointing and saved-tensor hooks see it.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, output: Tensor, inputs: Tensor, layer: ProjectedLinear) -> Tensor:
-        ctx.save_for_backward(inputs)
-        ctx.layer = layer
-        return output.view_as(output)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (delta,) = grads
-        (inputs,) = ctx.saved_tensors
-        ctx.layer.accumulate_gradient(delta, inputs)
-        return delta, None, None
 
 
 class ProjectedLinear(nn.Module, LearnedLayer):
@@ -154,6 +147,7 @@ class ProjectedLinear(nn.Module, LearnedLayer):
         self._gradient: Tensor | None = None
         self._chosen: tuple[Tensor, Tensor, Tensor] | None = None
         self.seen: dict[str, Tensor] = {}
+        self.passing: list[Tensor] = []
         self.core.register_hook(self._project_core_gradient)
         self.core.register_post_accumulate_grad_hook(self._choose_projection)
         self.restart(task)
@@ -176,14 +170,13 @@ class ProjectedLinear(nn.Module, LearnedLayer):
         core = F.linear(F.linear(F.linear(x.to(self.V.dtype), self.V.mT), self.core), self.U)
         y = y + core.to(y.dtype)
         if self.refresh_due and torch.is_grad_enabled() and self.core.requires_grad:
-            tapped: Tensor = _GradientTap.apply(y, x, self)  # type: ignore[no-untyped-call]  # torch
-            return tapped
+            return tap(y, x, self.accumulate_gradient)
         return y
 
     def accumulate_gradient(self, delta: Tensor, inputs: Tensor) -> None:
         """Add delta^T x of one use of the layer in one backward pass; delta (..., out), inputs (..., in)."""
         if self._chosen is not None and self.core.grad is None:
-            self.forget_pending()  # gradients were cleared without a step
+            self._gradient = self._chosen = None  # gradients were cleared without a step
         if self._chosen is not None and self.config.accumulation_steps == 1:
             raise RuntimeError(
                 f"{self.name}: a second backward pass before optimizer.step(); "
@@ -226,7 +219,10 @@ class ProjectedLinear(nn.Module, LearnedLayer):
         if bool(self.U.any()):
             u, v = align(u, self.U), align(v, self.V)
         else:
-            u, v = u @ rotation(k, 2 * self._seed, u.dtype).to(u), v @ rotation(k, 2 * self._seed + 1, v.dtype).to(v)
+            u, v = (
+                u @ rotation(k, 2 * self.task_seed, u.dtype).to(u),
+                v @ rotation(k, 2 * self.task_seed + 1, v.dtype).to(v),
+            )
         for _ in range(2):
             v = orthonormalize(project_out(v.mT, basis).mT)
         return u, v, start
@@ -272,6 +268,7 @@ class ProjectedLinear(nn.Module, LearnedLayer):
 
     @override
     def refresh_at(self, step: int) -> None:
+        super().refresh_at(step)
         self.refresh_due = step % self.config.refresh_every == 0
 
     @override
@@ -288,19 +285,18 @@ class ProjectedLinear(nn.Module, LearnedLayer):
     @override
     @torch.no_grad()
     def restart(self, task: int) -> None:
+        super().restart(task)
         free = self.in_features - (self.space.input.rank if self._exact else 0)
         k = 0 if self.space.frozen else min(self.config.rank, self.out_features, free)
         if k == 0:
             self.freeze()
         q = min(k + SPARE_COLUMNS, self.in_features, self.out_features)
-        self._seed = self.seed(task, self.index)
         self.core.grad = None
         self.core.data = self._zeros(k, k)
         self.U, self.V = self._zeros(self.out_features, k), self._zeros(self.in_features, k)
-        self.start = seeded_normal(self.in_features, q, self._seed).to(self.U)
+        self.start = seeded_normal(self.in_features, q, self.task_seed).to(self.U)
         self.refresh_due = True
         self.skipped_refreshes = 0
-        self.forget_pending()
 
     @override
     def extra_repr(self) -> str:

@@ -50,6 +50,7 @@ class LoRALayer(LearnedLayer):
             factor.data = factor.data.to(wide)
             factor.register_hook(lambda gradient, side=side: self._receive(side, gradient))
         self.seen: dict[str, Tensor] = {}
+        self.passing: list[Tensor] = []
         self.restart(task)
 
     def _as_rows(self, side: str, factor: Tensor) -> Tensor:
@@ -101,15 +102,15 @@ class LoRALayer(LearnedLayer):
     @override
     @torch.no_grad()
     def restart(self, task: int) -> None:
+        super().restart(task)
         r, width = self.A.shape
-        start = _kaiming(r, width, self.seed(task, self.index)).to(self.A)
+        start = _kaiming(r, width, self.task_seed).to(self.A)
         if self.config.null_space_start and self.config.variant == "exact":
             start = _null_space_start(start, self.space)
         self.A.copy_(start)
         self.B.zero_()
         if self.space.frozen or not bool(self.A.any()):
             self.freeze()
-        self.forget_pending()
 
 
 def _kaiming(rows: int, width: int, seed: int) -> Tensor:

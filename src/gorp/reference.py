@@ -54,6 +54,14 @@ class Memory:
         return torch.stack(self.rows)
 
 
+def weighted_inputs(inputs: Tensor, delta: Tensor) -> Tensor:
+    """Rows w_t x_t (tokens, in): w_t^2 is half 1/n, n tokens having a gradient, half delta_t's share of all norms."""
+    sizes = delta.norm(dim=1)
+    seen = (sizes > 0).to(sizes)
+    weights = 0.5 * seen / seen.sum() + 0.5 * sizes / sizes.sum()
+    return torch.diag(weights.sqrt()) @ inputs
+
+
 def grown_basis(basis: Tensor, rows: Tensor, share: float, of_remainder: bool = False) -> Tensor:
     """S (d, s) with the fewest columns added that make it hold a share of the energy of K's rows (n, d)."""
     basis, rows = basis.double(), rows.double()

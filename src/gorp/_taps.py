@@ -1,0 +1,78 @@
+"""What a backward pass shows of a linear layer: its inputs x and the gradient delta of the loss at its output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gorp._linalg import seeded_normal
+
+Receiver = Callable[[Tensor, Tensor], None]
+"""Called in the backward pass with delta (..., out) and the inputs (..., in)."""
+
+ROWS_PER_PASS = 32
+"""Rows that stand for the inputs of one backward pass in a layer's memory."""
+
+
+class _Tap(torch.autograd.Function):
+    """Identity on a layer's output; x passes through ``save_for_backward``, so checkpointing and saved-tensor hooks
+    see it."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, inputs: Tensor, receive: Receiver) -> Tensor:
+        ctx.save_for_backward(inputs)
+        ctx.receive = receive
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (delta,) = grads
+        (inputs,) = ctx.saved_tensors
+        ctx.receive(delta, inputs)
+        return delta, None, None
+
+
+def tap(output: Tensor, inputs: Tensor, receive: Receiver) -> Tensor:
+    """A layer's output, unchanged, whose gradient is shown to ``receive`` on the way back, beside the inputs."""
+    tapped: Tensor = _Tap.apply(output, inputs, receive)  # type: ignore[no-untyped-call]  # torch
+    return tapped
+
+
+def input_rows(inputs: Tensor, delta: Tensor, weighted: bool, seed: int, count: int = ROWS_PER_PASS) -> Tensor:
+    r"""A few rows that stand for the inputs of a layer in one backward pass.
+
+    With :math:`w_t^2` the weight of token t, the rows are random combinations of the :math:`w_t x_t`, whose Gram matrix
+    is in expectation :math:`\sum_t w_t^2 x_t x_t^T`. Of the n tokens whose output the loss sees (padding is none of
+    them) each weighs 1/n; or, ``weighted``, half of that and half its share of the gradient,
+    :math:`\tfrac12 / n + \tfrac12 \|\delta_t\| / \sum_s \|\delta_s\|`: a change D of the layer moves the loss
+    by :math:`\sum_t \delta_t^T D x_t`, so inputs count by what hangs on them, and none for nothing, for a gradient
+    is small where the answer is sure, too.
+
+    Args:
+        inputs: x, (..., in).
+        delta: gradient of the loss at the layer's output, (..., out).
+        weighted: weigh by the gradient.
+        seed: of the combinations.
+        count: rows wanted; with no more tokens than that, every token is a row.
+
+    Returns:
+        (n, in), n at most ``count``, fp32 or wider.
+    """
+    wide = torch.promote_types(inputs.dtype, torch.float32)
+    rows = inputs.detach().reshape(-1, inputs.shape[-1]).to(wide)
+    sizes = torch.linalg.vector_norm(delta.detach().reshape(-1, delta.shape[-1]).to(wide), dim=1)
+    weights = _shares((sizes > 0).to(wide))
+    if weighted:
+        weights = (weights + _shares(sizes)) / 2
+    rows = rows * weights.sqrt()[:, None]
+    if len(rows) <= count:
+        return rows
+    return seeded_normal(count, len(rows), seed).to(rows) @ rows / count**0.5
+
+
+def _shares(sizes: Tensor) -> Tensor:
+    """Sizes (n,) over their sum; zeros where all of them are."""
+    return sizes / sizes.sum().clamp_min(torch.finfo(sizes.dtype).tiny)
