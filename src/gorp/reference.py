@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-SKETCH_ROWS, SKETCH_KEPT = 384, 256
+SKETCH_ROWS, SKETCH_KEPT = 640, 512
 NOISE = 1e-5
 
 
@@ -43,7 +43,7 @@ class Memory:
         self.rows: list[Tensor] = []
 
     def add(self, rows: Tensor) -> None:
-        """Keep rows; when there are 384, keep the top 256 sigma_j v_j^T in their place."""
+        """Keep rows; when there are 640, keep the top 512 sigma_j v_j^T in their place."""
         self.rows.extend(rows)
         if len(self.rows) >= SKETCH_ROWS:
             _, sigma, vh = torch.linalg.svd(torch.stack(self.rows), full_matrices=False)

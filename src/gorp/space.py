@@ -17,8 +17,8 @@ from gorp.errors import InputError
 from gorp.files import sync
 
 FORMAT_VERSION = 1
-SKETCH_ROWS = 384
-SKETCH_KEPT = 256
+SKETCH_ROWS = 640
+SKETCH_KEPT = 512
 INPUT, OUTPUT = "input", "output"
 
 
