@@ -85,6 +85,12 @@ def seeded_normal(rows: int, columns: int, seed: int, dtype: torch.dtype = torch
     return torch.randn(rows, columns, generator=generator, dtype=torch.float64).to(dtype)
 
 
+def random_signs(count: int, seed: int) -> Tensor:
+    """Entries -1 or 1 (count,), drawn on the CPU from their own generator."""
+    generator = torch.Generator().manual_seed(seed)
+    return 2.0 * torch.randint(0, 2, (count,), generator=generator, dtype=torch.uint8) - 1
+
+
 def energy_rank(energies: Tensor, target: float, held: float = 0.0) -> int:
     """Fewest leading entries whose sum, added to what is held, reaches a target. 0 is a valid answer.
 

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from gorp._linalg import seeded_normal
+from gorp._linalg import random_signs
 
 Receiver = Callable[[Tensor, Tensor], None]
 """Called in the backward pass with delta (..., out) and the inputs (..., in)."""
@@ -44,18 +45,18 @@ def tap(output: Tensor, inputs: Tensor, receive: Receiver) -> Tensor:
 def input_rows(inputs: Tensor, delta: Tensor, weighted: bool, seed: int, count: int = ROWS_PER_PASS) -> Tensor:
     r"""A few rows that stand for the inputs of a layer in one backward pass.
 
-    With :math:`w_t^2` the weight of token t, the rows are random combinations of the :math:`w_t x_t`, whose Gram matrix
-    is in expectation :math:`\sum_t w_t^2 x_t x_t^T`. Of the n tokens whose output the loss sees (padding is none of
-    them) each weighs 1/n; or, ``weighted``, half of that and half its share of the gradient,
-    :math:`\tfrac12 / n + \tfrac12 \|\delta_t\| / \sum_s \|\delta_s\|`: a change D of the layer moves the loss
-    by :math:`\sum_t \delta_t^T D x_t`, so inputs count by what hangs on them, and none for nothing, for a gradient
-    is small where the answer is sure, too.
+    With :math:`w_t^2` the weight of token t, each :math:`w_t x_t` is added to one of the rows with a random sign, so
+    that their Gram matrix is in expectation :math:`\sum_t w_t^2 x_t x_t^T`. Of the n tokens whose output the loss sees
+    (padding is none of them) each weighs 1/n; or, ``weighted``, half of that and half its share of the gradient,
+    :math:`\tfrac12 / n + \tfrac12 \|\delta_t\| / \sum_s \|\delta_s\|`. A change D of the layer moves the loss by
+    :math:`\sum_t \delta_t^T D x_t`, so inputs count by what hangs on them; and none for nothing, for a gradient is
+    small where the answer is sure, too.
 
     Args:
         inputs: x, (..., in).
         delta: gradient of the loss at the layer's output, (..., out).
         weighted: weigh by the gradient.
-        seed: of the combinations.
+        seed: of the signs.
         count: rows wanted; with no more tokens than that, every token is a row.
 
     Returns:
@@ -70,7 +71,8 @@ def input_rows(inputs: Tensor, delta: Tensor, weighted: bool, seed: int, count: 
     rows = rows * weights.sqrt()[:, None]
     if len(rows) <= count:
         return rows
-    return seeded_normal(count, len(rows), seed).to(rows) @ rows / count**0.5
+    rows = rows * random_signs(len(rows), seed).to(rows)[:, None]
+    return F.pad(rows, (0, 0, 0, -len(rows) % count)).view(-1, count, rows.shape[-1]).sum(dim=0)
 
 
 def _shares(sizes: Tensor) -> Tensor:
