@@ -3,7 +3,8 @@
     python benchmarks/experiments.py benchmarks/experiments/builtin.yaml --out runs/builtin
     python benchmarks/experiments.py benchmarks/experiments/builtin.yaml --table      # what is kept of it
 
-An experiment file has ``base`` (a run configuration), ``seeds``, and ``cells`` (name -> what differs from the base).
+An experiment file has ``base`` (a run configuration), ``seeds``, and ``cells`` (name -> what differs from the base);
+with ``extends`` it says only what differs from another file beside it.
 Every cell is a run folder, so an interrupted experiment goes on where it was. Results go to
 ``benchmarks/results/EXPERIMENT.json``, one entry a cell, as soon as it is finished; ``--split validation`` chooses
 settings without looking at test rows, and then nothing is kept. Several processes may work on one experiment, each on
@@ -21,9 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from gorp.files import write_text_atomically
+from gorp.files import read_yaml, write_text_atomically
 from gorp.learner import run_stream
 from gorp.report.record import RunRecord
 from gorp.run_config import RunConfig
@@ -38,6 +37,18 @@ def merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]
     for key, value in change.items():
         both[key] = merged(both[key], value) if isinstance(value, dict) and isinstance(both.get(key), dict) else value
     return both
+
+
+def read_experiment(path: Path) -> dict[str, Any]:
+    """An experiment file, filled up from the one it extends."""
+    values: dict[str, Any] = read_yaml(path, "experiment") or {}
+    return merged(read_experiment(path.parent / values.pop("extends")), values) if "extends" in values else values
+
+
+def config_of(experiment: Mapping[str, Any], cell: str, settings: Sequence[str] = ()) -> RunConfig:
+    """The run configuration of one cell; ``settings`` are ``key=value`` overrides."""
+    values = merged(experiment["base"], experiment["cells"][cell])
+    return RunConfig.from_mapping(values, settings, source=f"cell {cell}")
 
 
 def result_of(record: RunRecord, wall: float) -> dict[str, Any]:
@@ -80,14 +91,13 @@ def main() -> None:
     if options.table:
         print_table(json.loads((RESULTS / f"{options.experiment.stem}.json").read_text()))
         return
-    experiment = yaml.safe_load(options.experiment.read_text())
+    experiment = read_experiment(options.experiment)
     seeds = [int(seed) for seed in options.seeds.split(",") if seed] or experiment["seeds"]
     names = [name for name in options.only.split(",") if name] or list(experiment["cells"])
     for seed in seeds:
         for name in names:
-            values = merged(experiment["base"], experiment["cells"][name])
-            values = merged(values, {"seed": seed, "evaluation": {"split": options.split}})
-            config = RunConfig.from_mapping(values, options.settings, source=f"{options.experiment}: cell {name}")
+            settings = [f"seed={seed}", f"evaluation.split={options.split}", *options.settings]
+            config = config_of(experiment, name, settings)
             started = time.monotonic()
             record = run_stream(config, options.out / f"{name}-seed{seed}", load_stream(config))
             cell = result_of(record, time.monotonic() - started)

@@ -21,7 +21,7 @@ SETTINGS: dict[str, Any] = {
     "stream": "builtin",
     "training": {
         "epochs": 3,
-        "batch_size": 16,
+        "batch_size": 8,
         "schedule": "linear",
         "warmup": 0.05,
         "group_by_length": True,
@@ -30,16 +30,16 @@ SETTINGS: dict[str, Any] = {
     "evaluation": {"batch_size": 100},
     "lora": {"targets": ["SelfAttention", "DenseReluDense", "EncDecAttention"]},
     "gorp": {
-        "lora_targets": ["SelfAttention", "DenseReluDense"],
+        "lora_targets": ["decoder.block.*.layer.*.SelfAttention", "decoder.block.*.layer.*.DenseReluDense"],
         "full_rank_targets": ["EncDecAttention"],
-        "memory": "features",
-        "energy": 0.99,
+        "memory": "weighted_features",
+        "energy": 0.985,
         "max_share": 0.97,
         "protect_outputs": False,
     },
 }
 BY_METHOD: dict[str, dict[str, Any]] = {
-    "gorp": {"training.lr": 2e-3, "training.full_rank_lr": 1e-2},
+    "gorp": {"training.lr": 3e-3, "training.full_rank_lr": 1e-2},
     "seq-lora": {"training.lr": 2e-3},
     "inc-lora": {"training.lr": 2e-3},
     "joint": {"training.lr": 3e-3},

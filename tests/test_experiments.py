@@ -1,0 +1,37 @@
+"""The committed experiments are runs that gorp accepts, and the built-in one is the demo."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from gorp.cli.demo import METHODS, demo_config
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+from experiments import config_of, read_experiment  # noqa: E402
+
+FILES = sorted((BENCHMARKS / "experiments").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
+def test_every_cell_is_a_run(file):
+    experiment = read_experiment(file)
+    assert experiment["seeds"]
+    for cell in experiment["cells"]:
+        assert config_of(experiment, cell).stream == experiment["base"]["stream"]
+
+
+@pytest.mark.parametrize("method", METHODS.split(","))
+def test_the_built_in_experiment_measures_the_demo(method):
+    experiment = read_experiment(BENCHMARKS / "experiments" / "builtin.yaml")
+    assert config_of(experiment, method, ["seed=1"]) == demo_config(method, seed=1)
+
+
+def test_an_experiment_says_only_what_differs():
+    order1, order6 = (
+        read_experiment(BENCHMARKS / "experiments" / f"{name}.yaml") for name in ("standard_cl_order1", "long_order6")
+    )
+    assert order6["base"]["stream"] == "long/6"
+    assert order6["base"]["training"] == {**order1["base"]["training"], "max_source_length": 160}
