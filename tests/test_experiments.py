@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from gorp.cli.demo import METHODS, demo_config
+from gorp.run_config import RunConfig
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -27,6 +28,12 @@ def test_every_cell_is_a_run(file):
 def test_the_built_in_experiment_measures_the_demo(method):
     experiment = read_experiment(BENCHMARKS / "experiments" / "builtin.yaml")
     assert config_of(experiment, method, ["seed=1"]) == demo_config(method, seed=1)
+
+
+def test_the_example_is_the_run_that_was_measured():
+    experiment = read_experiment(BENCHMARKS / "experiments" / "standard_cl_order1.yaml")
+    example = RunConfig.from_yaml(BENCHMARKS.parent / "examples" / "standard_cl_order1.yaml")
+    assert example == config_of(experiment, "gorp")
 
 
 def test_an_experiment_says_only_what_differs():
