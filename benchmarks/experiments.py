@@ -41,14 +41,14 @@ def merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]
 
 def read_experiment(path: Path) -> dict[str, Any]:
     """An experiment file, filled up from the one it extends."""
-    values: dict[str, Any] = read_yaml(path, "experiment") or {}
+    values = {**(read_yaml(path, "experiment") or {}), "file": str(path)}
     return merged(read_experiment(path.parent / values.pop("extends")), values) if "extends" in values else values
 
 
 def config_of(experiment: Mapping[str, Any], cell: str, settings: Sequence[str] = ()) -> RunConfig:
     """The run configuration of one cell; ``settings`` are ``key=value`` overrides."""
     values = merged(experiment["base"], experiment["cells"][cell])
-    return RunConfig.from_mapping(values, settings, source=f"cell {cell}")
+    return RunConfig.from_mapping(values, settings, source=f"{experiment['file']}: cell {cell}")
 
 
 def result_of(record: RunRecord, wall: float) -> dict[str, Any]:

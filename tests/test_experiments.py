@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from gorp.cli.demo import METHODS, demo_config
+from gorp.errors import InputError
 from gorp.run_config import RunConfig
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -34,6 +35,13 @@ def test_the_example_is_the_run_that_was_measured():
     experiment = read_experiment(BENCHMARKS / "experiments" / "standard_cl_order1.yaml")
     example = RunConfig.from_yaml(BENCHMARKS.parent / "examples" / "standard_cl_order1.yaml")
     assert example == config_of(experiment, "gorp")
+
+
+def test_a_mistake_is_named_with_the_file(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("base: {stream: builtin}\ncells: {gorp: {gorp: {energyy: 1}}}\n")
+    with pytest.raises(InputError, match=r"mine\.yaml: cell gorp: .*energyy"):
+        config_of(read_experiment(file), "gorp")
 
 
 def test_an_experiment_says_only_what_differs():

@@ -55,7 +55,7 @@ def optimizer_for(model: Network, **settings: float) -> gorp.GORPAdamW:
 def batch(task: int, step: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     """A task lives in eight of the forty input directions."""
     directions = seeded_normal(8, IN, 50 + task)
-    x = seeded_normal(24, 8, 1000 * task + step) @ directions
+    x = seeded_normal(48, 8, 1000 * task + step) @ directions
     truth = seeded_normal(IN, OUT, 70 + task) / IN**0.5
     return x.to(dtype), torch.tanh(x @ truth).to(dtype)
 

@@ -7,7 +7,7 @@ from torch.utils.checkpoint import checkpoint
 
 import gorp
 from gorp._linalg import seeded_normal
-from gorp._taps import ROWS_PER_PASS, input_rows, tap
+from gorp._taps import ROWS_PER_USE, input_rows, tap
 from gorp.reference import grown_basis, weighted_inputs
 from gorp.space import INPUT
 
@@ -28,7 +28,7 @@ def test_the_gram_matrix_is_that_of_the_weighted_inputs_in_expectation(weighted:
     mean, draws = torch.zeros(IN, IN), 400
     for seed in range(draws):
         rows = input_rows(inputs, delta, weighted, seed)
-        assert rows.shape == (ROWS_PER_PASS, IN)
+        assert rows.shape == (ROWS_PER_USE, IN)
         mean += rows.mT @ rows / draws
     assert (mean - exact).norm() < 0.05 * exact.norm()
 
@@ -73,19 +73,19 @@ def test_a_tap_changes_neither_output_nor_gradient() -> None:
 
 
 class Reader(nn.Module):
-    """Two layers of either kind over tokens, of which the loss reads the first half of the features' directions."""
+    """A LoRA layer, then a full-rank one, which is used twice; what follows them works in place."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.lora, self.full_rank = nn.Linear(IN, IN, bias=False), nn.Linear(IN, IN, bias=False)
-        self.checkpointed = False
+        self.checkpointing = ""
 
     def forward(self, x: Tensor) -> Tensor:
         def body(x: Tensor) -> Tensor:
-            return torch.tanh(self.full_rank(torch.tanh(self.lora(x))))
+            return self.full_rank(self.full_rank(self.lora(x).tanh_()).tanh_()).tanh_()
 
-        return checkpoint(body, x, use_reentrant=False) if self.checkpointed else body(x)
+        return checkpoint(body, x, use_reentrant=self.checkpointing == "reentrant") if self.checkpointing else body(x)
 
 
 def reader(memory: str, **settings: object) -> tuple[Reader, gorp.GORPAdamW]:
@@ -153,19 +153,21 @@ def test_the_space_holds_the_promised_energy_of_the_exact_weighted_inputs() -> N
 
 @pytest.mark.parametrize("memory", ["features", "weighted_features"])
 def test_checkpointing_and_passes_that_led_nowhere_change_nothing(memory: str) -> None:
-    plain, checkpointed, stumbling = (reader(memory) for _ in range(3))
-    checkpointed[0].checkpointed = True
+    readers = [reader(memory) for _ in range(4)]
+    saving, reentrant, stumbling = readers[1:]
+    saving[0].checkpointing, reentrant[0].checkpointing = "saved tensors", "reentrant"
     for step in range(5):
         x, worth = tokens(step)
         (stumbling[0](3 * x) * worth).square().mean().backward()
         stumbling[0].zero_grad()  # the optimizer does not hear of it
-        for model, optimizer in (plain, checkpointed, stumbling):
+        for model, optimizer in readers:
+            x = x.detach().requires_grad_(model is reentrant[0])
             (worth * (model(x) - 1).square()).mean().backward()
             optimizer.step()
             model.zero_grad()
     sketches = [
         [optimizer.state[layer.factors()[INPUT]]["sketch"] for layer in gorp.learned_layers(model).values()]
-        for model, optimizer in (plain, checkpointed, stumbling)
+        for model, optimizer in readers
     ]
     assert sketches[0][0].norm() > 0
     for others in sketches[1:]:
@@ -176,19 +178,35 @@ def test_checkpointing_and_passes_that_led_nowhere_change_nothing(memory: str) -
 def test_passes_of_one_step_are_all_remembered() -> None:
     model, optimizer = reader("features", accumulation_steps=2)
     learn(model, optimizer, 1, parts=2)
-    for layer in gorp.learned_layers(model).values():
-        assert optimizer.state[layer.factors()[INPUT]]["sketch"].shape == (2 * ROWS_PER_PASS, IN)
-    assert optimizer.state[gorp.learned_layers(model)["lora"].factors()[INPUT]]["sketch"][0, :12].norm() == 0
+    kept = {
+        name: optimizer.state[layer.factors()[INPUT]]["sketch"] for name, layer in gorp.learned_layers(model).items()
+    }
+    assert kept["lora"].shape == (2 * ROWS_PER_USE, IN)
+    assert kept["full_rank"].shape == (4 * ROWS_PER_USE, IN)
+    assert kept["lora"][0, :12].norm() == 0
 
 
 def test_frozen_layers_and_evaluation_see_nothing() -> None:
-    model, optimizer = reader("weighted_features")
+    model, _ = reader("weighted_features")
     layers = gorp.learned_layers(model)
     model.eval()
     model(tokens(0)[0]).sum().backward()
-    assert not any(layer.seen or layer.passing for layer in layers.values())
-    optimizer.zero_grad()
-    layers["lora"].freeze()
+    assert not any(layer.seen or layer.rows_of_pass for layer in layers.values())
+    layers["full_rank"].freeze()  # gradients still pass through it
     model.train()
-    learn(model, optimizer, 1)
-    assert not layers["lora"].seen
+    model(tokens(0)[0]).sum().backward()
+    assert layers["lora"].seen
+    assert not layers["full_rank"].seen
+    assert not layers["full_rank"].rows_of_pass
+
+
+def test_signs_differ_from_step_to_step_and_from_layer_to_layer_under_any_seed() -> None:
+    inputs, delta = drawn()
+    model, _ = reader("features", seed=2**31 - 1)
+    layers = list(gorp.learned_layers(model).values())
+    for layer, step in ((layers[0], 0), (layers[0], 1), (layers[1], 0)):
+        layer.refresh_at(step)
+        layer.see_inputs(delta, inputs)
+    first, second, third = [*layers[0].rows_of_pass, *layers[1].rows_of_pass]
+    assert (first - second).norm() > 0.1 * first.norm()
+    assert (first - third).norm() > 0.1 * first.norm()

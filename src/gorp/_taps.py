@@ -14,8 +14,8 @@ from gorp._linalg import random_signs
 Receiver = Callable[[Tensor, Tensor], None]
 """Called in the backward pass with delta (..., out) and the inputs (..., in)."""
 
-ROWS_PER_PASS = 32
-"""Rows that stand for the inputs of one backward pass in a layer's memory."""
+ROWS_PER_USE = 32
+"""Rows that stand in a layer's memory for its inputs in one use of the layer in one backward pass."""
 
 
 class _Tap(torch.autograd.Function):
@@ -26,7 +26,7 @@ class _Tap(torch.autograd.Function):
     def forward(ctx: Any, output: Tensor, inputs: Tensor, receive: Receiver) -> Tensor:
         ctx.save_for_backward(inputs)
         ctx.receive = receive
-        return output.view_as(output)
+        return output.detach()  # not a view: what comes next may work in place
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
@@ -42,25 +42,24 @@ def tap(output: Tensor, inputs: Tensor, receive: Receiver) -> Tensor:
     return tapped
 
 
-def input_rows(inputs: Tensor, delta: Tensor, weighted: bool, seed: int, count: int = ROWS_PER_PASS) -> Tensor:
-    r"""A few rows that stand for the inputs of a layer in one backward pass.
+def input_rows(inputs: Tensor, delta: Tensor, weighted: bool, seed: int) -> Tensor:
+    r"""A few rows that stand for the inputs of a layer in one use of it in one backward pass.
 
     With :math:`w_t^2` the weight of token t, each :math:`w_t x_t` is added to one of the rows with a random sign, so
     that their Gram matrix is in expectation :math:`\sum_t w_t^2 x_t x_t^T`. Of the n tokens whose output the loss sees
     (padding is none of them) each weighs 1/n; or, ``weighted``, half of that and half its share of the gradient,
     :math:`\tfrac12 / n + \tfrac12 \|\delta_t\| / \sum_s \|\delta_s\|`. A change D of the layer moves the loss by
-    :math:`\sum_t \delta_t^T D x_t`, so inputs count by what hangs on them; and none for nothing, for a gradient is
-    small where the answer is sure, too.
+    :math:`\sum_t \delta_t^T D x_t`, so inputs count by what hangs on them. The even half is for inputs whose gradient
+    is small because the answer is sure already. The weights add up to 1: every use and every pass counts the same.
 
     Args:
         inputs: x, (..., in).
         delta: gradient of the loss at the layer's output, (..., out).
         weighted: weigh by the gradient.
         seed: of the signs.
-        count: rows wanted; with no more tokens than that, every token is a row.
 
     Returns:
-        (n, in), n at most ``count``, fp32 or wider.
+        (n, in), fp32 or wider; n is ROWS_PER_USE, or the number of tokens if that is smaller.
     """
     wide = torch.promote_types(inputs.dtype, torch.float32)
     rows = inputs.detach().reshape(-1, inputs.shape[-1]).to(wide)
@@ -69,10 +68,10 @@ def input_rows(inputs: Tensor, delta: Tensor, weighted: bool, seed: int, count: 
     if weighted:
         weights = (weights + _shares(sizes)) / 2
     rows = rows * weights.sqrt()[:, None]
-    if len(rows) <= count:
+    if len(rows) <= ROWS_PER_USE:
         return rows
     rows = rows * random_signs(len(rows), seed).to(rows)[:, None]
-    return F.pad(rows, (0, 0, 0, -len(rows) % count)).view(-1, count, rows.shape[-1]).sum(dim=0)
+    return F.pad(rows, (0, 0, 0, -len(rows) % ROWS_PER_USE)).view(-1, ROWS_PER_USE, rows.shape[-1]).sum(dim=0)
 
 
 def _shares(sizes: Tensor) -> Tensor:

@@ -49,12 +49,14 @@ class GORPConfig(BaseModel):
     lora_alpha: int = Field(32, gt=0, description="LoRA scale times rank: W + (alpha / rank) B A")
     lora_dropout: float | None = Field(None, ge=0, lt=1)
     refresh_every: int = Field(10, ge=1, description="T, optimizer steps between new full-rank projections")
-    energy: float = Field(0.95, gt=0, le=1, description="eps, share of a task's gradient energy the space must hold")
+    energy: float = Field(
+        0.95, gt=0, le=1, description="eps, share of the energy of a task's memory that the space must hold"
+    )
     max_share: float | None = Field(None, gt=0, le=1, description="cap of a space, as a share of its width")
     protect_outputs: bool = Field(True, description="keep an output-side space for LoRA's B too")
     memory: Memory | None = Field(
         None,
-        description="what a task's space is grown from: gradients, Adam's moment, inputs, or inputs by their gradient",
+        description="what a task's space is grown from: gradients, Adam's moment, inputs, or weighted inputs",
     )
     null_space_start: bool | None = Field(None, description="draw LoRA's A in the complement of the space")
     project_step: bool | None = Field(None, description="project what Adam makes of the gradient, too")

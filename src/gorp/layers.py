@@ -30,7 +30,8 @@ class LearnedLayer(ABC):
 
     Every factor reads one side of the layer's space: LoRA's A and the core Z the input side, LoRA's B the output
     side. ``seen[side]`` holds rows (n, width of the side) that the coming step will add to the side's memory:
-    unprojected gradients, or inputs where the memory is of those.
+    unprojected gradients, or inputs where the memory is `features` or
+    `weighted_features`.
     """
 
     name: str
@@ -38,7 +39,7 @@ class LearnedLayer(ABC):
     space: LayerSpace
     index: int
     seen: dict[str, Tensor]
-    passing: list[Tensor]
+    rows_of_pass: list[Tensor]
 
     @abstractmethod
     def factors(self) -> dict[str, nn.Parameter]:
@@ -81,25 +82,22 @@ class LearnedLayer(ABC):
     def forget_pending(self) -> None:
         """Drop what backward passes left for a step that has been made, or will not be."""
         self.seen.clear()
-        self.passing.clear()
-
-    def see(self, side: str, gradient_rows: Tensor) -> None:
-        """Keep gradient rows for the memory; those of several backward passes are summed."""
-        self.seen[side] = self.seen[side] + gradient_rows if side in self.seen else gradient_rows.clone()
+        self.rows_of_pass.clear()
 
     def see_inputs(self, delta: Tensor, inputs: Tensor) -> None:
         """Take down what one use in a backward pass shows of the inputs; delta (..., out), inputs (..., in)."""
         weighted = self.config.memory == "weighted_features"
-        self.passing.append(input_rows(inputs, delta, weighted, seed=self.task_seed * 65537 + self.step))
+        seed = (self.task_seed * 65537 + self.step) % 2**63
+        self.rows_of_pass.append(input_rows(inputs, delta, weighted, seed))
 
     def keep_inputs(self, gradient: Tensor) -> None:
         """Hook on the factor that reads them: the inputs of a whole pass join those of the step's other passes."""
         if self.factors()[INPUT].grad is None:
             self.seen.pop(INPUT, None)  # gradients were cleared: this is the first pass of a step
         earlier = [self.seen[INPUT]] if INPUT in self.seen else []
-        if self.passing:
-            self.seen[INPUT] = torch.cat([*earlier, *self.passing])
-            self.passing.clear()
+        if self.rows_of_pass:
+            self.seen[INPUT] = torch.cat([*earlier, *self.rows_of_pass])
+            self.rows_of_pass.clear()
 
     def freeze(self) -> None:
         """Learn no more, now and in later tasks."""
@@ -147,7 +145,7 @@ class ProjectedLinear(nn.Module, LearnedLayer):
         self._gradient: Tensor | None = None
         self._chosen: tuple[Tensor, Tensor, Tensor] | None = None
         self.seen: dict[str, Tensor] = {}
-        self.passing: list[Tensor] = []
+        self.rows_of_pass: list[Tensor] = []
         self.core.register_hook(self._project_core_gradient)
         self.core.register_post_accumulate_grad_hook(self._choose_projection)
         self.restart(task)

@@ -50,7 +50,7 @@ class LoRALayer(LearnedLayer):
             factor.data = factor.data.to(wide)
             factor.register_hook(lambda gradient, side=side: self._receive(side, gradient))
         self.seen: dict[str, Tensor] = {}
-        self.passing: list[Tensor] = []
+        self.rows_of_pass: list[Tensor] = []
         self.restart(task)
 
     def _as_rows(self, side: str, factor: Tensor) -> Tensor:
@@ -69,7 +69,8 @@ class LoRALayer(LearnedLayer):
         if self.space.side(side) is not None and (self.config.memory == "sketch" or side == OUTPUT):
             if self.factors()[side].grad is None:
                 self.seen.pop(side, None)  # gradients were cleared: this is the first pass of a step
-            self.see(side, self._as_rows(side, gradient.detach()))
+            rows = self._as_rows(side, gradient.detach())
+            self.seen[side] = self.seen[side] + rows if side in self.seen else rows.clone()
         return guarded(self._project(side, gradient), gradient, self.config)
 
     @override

@@ -23,7 +23,7 @@ INPUT, OUTPUT = "input", "output"
 
 
 def sketch(kept: Tensor, rows: Tensor) -> Tensor:
-    """Add gradient rows to a sketch; when full it shrinks to its leading sigma_j v_j^T, or loses nothing if d is small.
+    """Add rows to a sketch; when full it shrinks to its leading sigma_j v_j^T, or loses nothing if d is small.
 
     Args:
         kept: (n, d), the sketch so far, n < SKETCH_ROWS.
