@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from gorp._linalg import extend_basis
-from gorp.backbones import linear_names, load_backbone
+from gorp.backbones import load_backbone
 from gorp.encoding import Encoder
 from gorp.interference import coverage
 from gorp.layer_inputs import collect_inputs
 from gorp.run_config import RunConfig
 from gorp.run_setup import load_stream
+from gorp.targets import linear_names
 from gorp.tasks import Example
 
 ROWS = 128

@@ -3,9 +3,9 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from gorp._attach import find_layers
 from gorp.backbones import default_targets, load_backbone
 from gorp.errors import InputError
+from gorp.targets import find_layers
 
 
 @pytest.mark.parametrize("kind", ["seq2seq", "causal"])
@@ -62,8 +62,8 @@ def test_mt5_is_a_t5():
 
 
 def test_other_architectures_are_told_what_could_be_targeted():
-    model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 3)))
-    with pytest.raises(InputError, match=r"no default target layers for Sequential; .*: 0 \(1\), 1.0 \(1\)"):
+    model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 3)), nn.ModuleDict({"head": nn.Linear(2, 3)}))
+    with pytest.raises(InputError, match=r"no default target layers for Sequential; .*: \*, \*\.\*, \*\.head$"):
         default_targets(model)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from typing import Any, TypeVar, cast
 
 import torch
@@ -21,6 +20,7 @@ from gorp.layers import LearnedLayer, ProjectedLinear
 from gorp.lora import ADAPTER, LoRALayer
 from gorp.optimizer import FULL_RANK, LORA, GORPAdamW
 from gorp.space import INPUT, OUTPUT, GradientSpace, LayerSpace, Side
+from gorp.targets import describe_layers, find_layers
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -45,7 +45,7 @@ def attach(model: Model, config: GORPConfig, space: GradientSpace | None = None)
     lora_names = find_layers(model, config.lora_targets or (), "lora_targets")
     full_rank_names = find_layers(model, config.full_rank_targets or (), "full_rank_targets")
     if not lora_names and not full_rank_names:
-        raise InputError(f"no targets: give lora_targets or full_rank_targets; {_choices(model)}")
+        raise InputError(f"no targets: give lora_targets or full_rank_targets; {describe_layers(model)}")
     for name in lora_names:
         if name in full_rank_names:
             raise InputError(f"layer {name} matches both lora_targets and full_rank_targets; it can learn one way only")
@@ -165,37 +165,6 @@ def _memory(layer: LearnedLayer, side: str, state: dict[str, Tensor]) -> Tensor:
     if layer.config.memory == "first_moment":
         return layer.moment_rows(side, state["exp_avg"])
     return state["sketch"]
-
-
-def find_layers(model: nn.Module, targets: Sequence[str], key: str) -> list[str]:
-    """Dotted names of the linear layers that contain one of the targets as a run of name components.
-
-    Raises:
-        InputError: a target that matches no linear layer, with what could be targeted.
-    """
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    found = {target: [name for name in names if _contains(name, target)] for target in targets}
-    for target, matches in found.items():
-        if not matches:
-            raise InputError(f"{key}: {target!r} matches no linear layer of this model; {_choices(model)}")
-    wanted = {name for matches in found.values() for name in matches}
-    return [name for name in names if name in wanted]
-
-
-def _contains(name: str, target: str) -> bool:
-    parts, wanted = name.split("."), target.split(".")
-    runs = (parts[i : i + len(wanted)] for i in range(len(parts) - len(wanted) + 1))
-    return any(all(map(fnmatchcase, run, wanted)) for run in runs)
-
-
-def _choices(model: nn.Module) -> str:
-    """The model's linear layers, block numbers replaced by ``*``."""
-    kinds = {
-        ".".join("*" if part.isdigit() else part for part in name.split("."))
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
-    }
-    return "linear layers are: " + (", ".join(sorted(kinds)) or "none")
 
 
 def _check_layer(name: str, linear: nn.Linear, rank: int) -> None:

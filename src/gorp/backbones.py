@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -19,6 +18,7 @@ from transformers import (
 )
 
 from gorp.errors import InputError, nearest
+from gorp.targets import describe_layers, linear_names
 
 Kind = Literal["seq2seq", "causal"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -86,27 +86,12 @@ def default_targets(model: nn.Module) -> tuple[list[str], list[str]]:
     Raises:
         InputError: another architecture; the message lists what could be targeted.
     """
-    names = linear_names(model)
-    components = {part for name in names for part in name.split(".")}
+    components = {part for name in linear_names(model) for part in name.split(".")}
     if {"SelfAttention", "EncDecAttention"} <= components:
         return ["SelfAttention.q", "SelfAttention.v"], ["EncDecAttention"]
     if {"self_attn", "q_proj", "v_proj", "gate_proj"} <= components:
         return ["self_attn.q_proj", "self_attn.v_proj"], ["mlp.gate_proj"]
     raise InputError(
         f"no default target layers for {type(model).__name__}; name some in lora.targets or gorp.lora_targets and "
-        f"gorp.full_rank_targets: {describe_layers(names)}"
+        f"gorp.full_rank_targets: {describe_layers(model)}"
     )
-
-
-def linear_names(model: nn.Module) -> list[str]:
-    """Dotted names of the linear layers, in the model's order."""
-    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-
-
-def describe_layers(names: Sequence[str]) -> str:
-    """The last two components of each name with how often they occur: ``SelfAttention.q (8), ...``."""
-    counts: dict[str, int] = {}
-    for name in names:
-        tail = ".".join(name.split(".")[-2:])
-        counts[tail] = counts.get(tail, 0) + 1
-    return ", ".join(f"{tail} ({count})" for tail, count in counts.items()) or "no linear layers"

@@ -9,11 +9,11 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
-from gorp._attach import find_layers
 from gorp.backbones import default_targets
 from gorp.errors import InputError
 from gorp.methods.base import Method
 from gorp.space import GradientSpace
+from gorp.targets import find_layers
 
 ADAPTER = "default"
 
