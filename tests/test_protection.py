@@ -386,8 +386,9 @@ def test_a_full_space_warns() -> None:
     gorp.end_task(model, optimizer, "1")  # and none for layers that were frozen before
 
 
-def test_a_model_attaches_to_a_space_with_full_layers() -> None:
-    model = attached(max_share=0.05)
+@pytest.mark.parametrize("memory", ["sketch", "weighted_features"])
+def test_a_model_attaches_to_a_space_with_full_layers(memory: str) -> None:
+    model = attached(max_share=0.05, memory=memory)
     optimizer = optimizer_for(model)
     train(model, optimizer, 0)
     with pytest.warns(UserWarning, match="full"):

@@ -66,7 +66,7 @@ def attach(model: Model, config: GORPConfig, space: GradientSpace | None = None)
         else:
             layers[name] = projected = ProjectedLinear(cast(nn.Linear, module), name, config, kept, index, task)
             _replace(model, name, projected)
-        if config.memory in ("features", "weighted_features"):
+        if config.memory in ("features", "weighted_features") and not kept.frozen:
             _watch_inputs(model.get_submodule(name), layers[name])
         for side, factor in layers[name].factors().items():
             factor.gorp_owner = (layers[name], side)  # type: ignore[attr-defined]
