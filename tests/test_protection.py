@@ -379,7 +379,7 @@ def test_a_full_space_warns() -> None:
     optimizer = optimizer_for(model)
     train(model, optimizer, 0)
     with pytest.warns(
-        UserWarning, match=r"space of 3 of 3 layers is full: \w+ \(0 of \d+ directions.*frozen"
+        UserWarning, match=r"more directions than 3 of 3 layers have room for: \w+ \(holds 0, may hold \d+ of.*frozen"
     ) as caught:
         gorp.end_task(model, optimizer, "0")
     assert len(caught) == 1, "one warning for all layers"
@@ -391,7 +391,7 @@ def test_a_model_attaches_to_a_space_with_full_layers(memory: str) -> None:
     model = attached(max_share=0.05, memory=memory)
     optimizer = optimizer_for(model)
     train(model, optimizer, 0)
-    with pytest.warns(UserWarning, match="full"):
+    with pytest.warns(UserWarning, match="have room for"):
         gorp.end_task(model, optimizer, "0")
     again = gorp.attach(Network(), gorp.learned_layers(model)["up"].config, model.gradient_space)
     assert all(layer.space.frozen for layer in gorp.learned_layers(again).values())

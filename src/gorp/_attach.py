@@ -147,15 +147,15 @@ def end_task(model: nn.Module, optimizer: Optimizer, name: str) -> dict[str, int
 def _warn_of_full_layers(space: GradientSpace, names: Sequence[str]) -> None:
     """One warning for all of the named layers that are frozen."""
     full = [
-        f"{name} ({layer.input.rank} of {layer.input.width} directions held, cap {space.cap(layer.input)})"
+        f"{name} (holds {layer.input.rank}, may hold {space.cap(layer.input)} of {layer.input.width})"
         for name in names
         if (layer := space.layers[name]).frozen
     ]
     if full:
         more = f" and {len(full) - 3} more" if len(full) > 3 else ""
         warnings.warn(
-            f"after task {space.tasks[-1]!r} the gradient space of {len(full)} of {len(space.layers)} layers is full: "
-            f"{', '.join(full[:3])}{more}. They keep what they know and are frozen for later tasks",
+            f"task {space.tasks[-1]!r} needs more directions than {len(full)} of {len(space.layers)} layers have room "
+            f"for: {', '.join(full[:3])}{more}. They keep what they know and are frozen for later tasks",
             FullSpaceWarning,
             stacklevel=3,
         )
