@@ -358,7 +358,7 @@ def test_a_task_seen_again_adds_at_most_a_column() -> None:
     assert again["query"] <= 1
 
 
-@pytest.mark.filterwarnings("ignore:after task")
+@pytest.mark.filterwarnings("ignore::gorp.errors.FullSpaceWarning")
 def test_a_full_space_freezes_its_layer_and_keeps_it_exactly() -> None:
     model = attached(max_share=0.5)
     layer = gorp.learned_layers(model)["query"]
