@@ -16,19 +16,15 @@ from gorp.checkpoint import load_tensors
 from gorp.learner import ContinualLearner
 from gorp.run_folder import task_folder
 from gorp.run_setup import rows_of
+from gorp.targets import names_layer
 
 PARTS = {
-    "encoder": ("encoder.",),
+    "encoder": ("encoder",),
     "cross k, v": ("EncDecAttention.k", "EncDecAttention.v"),
     "cross q, o": ("EncDecAttention.q", "EncDecAttention.o"),
-    "decoder attention": ("decoder.*.SelfAttention",),
-    "decoder feed-forward": ("decoder.*.DenseReluDense",),
+    "decoder attention": ("decoder.block.*.layer.*.SelfAttention",),
+    "decoder feed-forward": ("decoder.block.*.layer.*.DenseReluDense",),
 }
-
-
-def belongs(key: str, part: str) -> bool:
-    """Whether a saved tensor is of a part: its name has the pieces of one of the part's patterns, in order."""
-    return any(all(piece in key for piece in pattern.split("*")) for pattern in PARTS[part])
 
 
 def main() -> None:
@@ -47,8 +43,11 @@ def main() -> None:
     print(f"{'task':14} {'just learnt':>11} {'now':>6}  " + "  ".join(f"{part:>10}" for part in PARTS))
     for position, task in enumerate(learner.tasks[:-1]):
         scores = []
-        for part in PARTS:
-            mixed = {key: saved[position][key] if belongs(key, part) else now for key, now in saved[-1].items()}
+        for targets in PARTS.values():
+            mixed = {
+                key: saved[position][key] if any(names_layer(target, key) for target in targets) else now
+                for key, now in saved[-1].items()
+            }
             learner.method.load_weights(mixed)
             scores.append(learner.evaluator.score(rows_of(task, split)))
         columns = "  ".join(f"{score:{max(10, len(part))}.0f}" for part, score in zip(PARTS, scores, strict=True))

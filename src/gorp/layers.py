@@ -30,8 +30,8 @@ class LearnedLayer(ABC):
 
     Every factor reads one side of the layer's space: LoRA's A and the core Z the input side, LoRA's B the output
     side. ``seen[side]`` holds rows (n, width of the side) that the coming step will add to the side's memory:
-    unprojected gradients, or inputs where the memory is `features` or
-    `weighted_features`.
+    unprojected gradients, or inputs where the memory is ``features`` or ``weighted_features``; ``rows_of_pass`` those
+    inputs of a backward pass that has not reached the factor yet.
     """
 
     name: str
@@ -84,6 +84,11 @@ class LearnedLayer(ABC):
         self.seen.clear()
         self.rows_of_pass.clear()
 
+    def forget_if_cleared(self, side: str) -> None:
+        """Before a pass reaches the factor of a side: without a gradient there, the pass is the first of its step."""
+        if self.factors()[side].grad is None:
+            self.seen.pop(side, None)
+
     def see_inputs(self, delta: Tensor, inputs: Tensor) -> None:
         """Take down what one use in a backward pass shows of the inputs; delta (..., out), inputs (..., in)."""
         weighted = self.config.memory == "weighted_features"
@@ -92,8 +97,7 @@ class LearnedLayer(ABC):
 
     def keep_inputs(self, gradient: Tensor) -> None:
         """Hook on the factor that reads them: the inputs of a whole pass join those of the step's other passes."""
-        if self.factors()[INPUT].grad is None:
-            self.seen.pop(INPUT, None)  # gradients were cleared: this is the first pass of a step
+        self.forget_if_cleared(INPUT)
         earlier = [self.seen[INPUT]] if INPUT in self.seen else []
         if self.rows_of_pass:
             self.seen[INPUT] = torch.cat([*earlier, *self.rows_of_pass])

@@ -67,8 +67,7 @@ class LoRALayer(LearnedLayer):
     def _receive(self, side: str, gradient: Tensor) -> Tensor:
         """Hook on a factor: remember the gradient as it came, pass on what the space leaves of it."""
         if self.space.side(side) is not None and (self.config.memory == "sketch" or side == OUTPUT):
-            if self.factors()[side].grad is None:
-                self.seen.pop(side, None)  # gradients were cleared: this is the first pass of a step
+            self.forget_if_cleared(side)
             rows = self._as_rows(side, gradient.detach())
             self.seen[side] = self.seen[side] + rows if side in self.seen else rows.clone()
         return guarded(self._project(side, gradient), gradient, self.config)

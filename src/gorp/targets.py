@@ -28,7 +28,7 @@ def find_layers(model: nn.Module, targets: Sequence[str], key: str) -> list[str]
         InputError: a target that matches no linear layer, with what could be targeted.
     """
     names = linear_names(model)
-    found = {target: [name for name in names if _contains(name, target)] for target in targets}
+    found = {target: [name for name in names if names_layer(target, name)] for target in targets}
     for target, matches in found.items():
         if not matches:
             raise InputError(f"{key}: {target!r} matches no linear layer of this model; {describe_layers(model)}")
@@ -36,7 +36,8 @@ def find_layers(model: nn.Module, targets: Sequence[str], key: str) -> list[str]
     return [name for name in names if name in wanted]
 
 
-def _contains(name: str, target: str) -> bool:
+def names_layer(target: str, name: str) -> bool:
+    """Whether a target is a run of the components of a dotted name; ``*`` stands for part of a component."""
     parts, wanted = name.split("."), target.split(".")
     runs = (parts[i : i + len(wanted)] for i in range(len(parts) - len(wanted) + 1))
     return any(all(map(fnmatchcase, run, wanted)) for run in runs)
