@@ -11,6 +11,8 @@ from gorp.lora import LoRALayer
 from gorp.reference import ReferenceFullRank, ReferenceLoRA, grown_basis
 from gorp.space import SKETCH_ROWS, sketch
 
+#: Variant and damping.
+FORMS = {"exact": ("exact", 0.0), "damped": ("exact", 0.5), "paper": ("paper", 0.0)}
 SHAPES = {"wide": (20, 48), "tall": (48, 20), "square": (32, 32)}
 STEPS, TASKS = 50, 2
 
@@ -58,15 +60,18 @@ def relative(value: Tensor, expected: Tensor) -> float:
     return float((value.double() - expected.double()).norm() / expected.double().norm())
 
 
-@pytest.mark.parametrize("variant", ["exact", "paper"])
+@pytest.mark.parametrize(("variant", "damping"), FORMS.values(), ids=FORMS.keys())
 @pytest.mark.parametrize("passes", [1, 4], ids=["one pass", "accumulated"])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
-def test_full_rank_layer_equals_the_reference(shape: tuple[int, int], passes: int, variant: str) -> None:
+def test_full_rank_layer_equals_the_reference(
+    shape: tuple[int, int], passes: int, variant: str, damping: float
+) -> None:
     model = OneLayer(*shape)
     start_weight = model.layer.weight.detach().clone()
     config = gorp.GORPConfig(
-        variant=variant, full_rank_targets=["layer"], rank=4, energy=0.8, accumulation_steps=passes, max_share=1.0
-    )
+        variant=variant, full_rank_targets=["layer"], rank=4, energy=0.8, accumulation_steps=passes, max_share=1.0,
+        damping=damping,
+    )  # fmt: skip
     gorp.attach(model, config)
     optimizer = gorp.GORPAdamW(gorp.param_groups(model), full_rank_lr=1e-2)
     layer = gorp.learned_layers(model)["layer"]
@@ -76,7 +81,7 @@ def test_full_rank_layer_equals_the_reference(shape: tuple[int, int], passes: in
     for task in range(TASKS):
         seed = layer.task_seed
         turns = (rotation(4, 2 * seed, torch.float64), rotation(4, 2 * seed + 1, torch.float64))
-        reference = ReferenceFullRank(weight, basis, 4, 1e-2, layer.start.clone(), turns, variant)
+        reference = ReferenceFullRank(weight, basis, 4, 1e-2, layer.start.clone(), turns, variant, damping=damping)
         for x, y in batches(shape, task):
             reference.step(full_gradient(reference.weight, x, y))
         train(model, optimizer, task, shape, passes)
@@ -86,15 +91,15 @@ def test_full_rank_layer_equals_the_reference(shape: tuple[int, int], passes: in
         torch.testing.assert_close(layer.space.basis @ layer.space.basis.T, basis @ basis.T, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("variant", ["exact", "paper"])
+@pytest.mark.parametrize(("variant", "damping"), FORMS.values(), ids=FORMS.keys())
 @pytest.mark.parametrize("passes", [1, 4], ids=["one pass", "accumulated"])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
-def test_lora_layer_equals_the_reference(shape: tuple[int, int], passes: int, variant: str) -> None:
+def test_lora_layer_equals_the_reference(shape: tuple[int, int], passes: int, variant: str, damping: float) -> None:
     model = OneLayer(*shape)
     weight = model.layer.weight.detach().clone()
     config = gorp.GORPConfig(
         variant=variant, lora_targets=["layer"], rank=4, lora_dropout=0.0, energy=0.8, accumulation_steps=passes,
-        max_share=1.0,
+        max_share=1.0, damping=damping,
     )  # fmt: skip
     gorp.attach(model, config)
     optimizer = gorp.GORPAdamW(gorp.param_groups(model), lr=1e-2)
@@ -104,7 +109,7 @@ def test_lora_layer_equals_the_reference(shape: tuple[int, int], passes: int, va
         space = layer.space
         assert space.output_basis is not None
         reference = ReferenceLoRA(
-            layer.A.detach(), layer.B.detach(), space.basis, space.output_basis, lr=1e-2, variant=variant
+            layer.A.detach(), layer.B.detach(), space.basis, space.output_basis, 1e-2, variant, damping
         )
         for x, y in batches(shape, task):
             gradient = full_gradient(weight + layer.scaling * reference.B @ reference.A, x, y)

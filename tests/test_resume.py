@@ -24,7 +24,7 @@ def settings(tiny_models, tiny_stream, method, kind="causal"):
             "stream": str(tiny_stream),
             "training": {"epochs": 1, "lr": 0.01, "save_every": 2, "batch_size": 4, "schedule": "linear"},
             "lora": {"rank": 2, "dropout": 0.1},
-            "gorp": {"rank": 2, "refresh_every": 2},
+            "gorp": {"rank": 2, "refresh_every": 2, "damping": 0.3},
             "data": {"train_rows": 18, "test_rows": 3, "validation_rows": 4},
         }
     )

@@ -1,5 +1,7 @@
 """What a backward pass shows of a layer's inputs, and what the memory makes of it."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,7 +11,7 @@ import gorp
 from gorp._linalg import seeded_normal
 from gorp._taps import ROWS_PER_USE, input_rows, tap
 from gorp.reference import grown_basis, weighted_inputs
-from gorp.space import INPUT
+from gorp.space import INPUT, OUTPUT
 
 TOKENS, IN, OUT = 200, 24, 10
 
@@ -149,6 +151,43 @@ def test_the_space_holds_the_promised_energy_of_the_exact_weighted_inputs() -> N
     assert 0.87 < share < 0.95
     fewest = grown_basis(torch.zeros(IN, 0), rows, 0.9).shape[1]
     assert abs(layer.space.input.rank - fewest) <= 1
+
+
+def test_damped_steps_shrink_with_the_share_of_the_inputs_that_is_free() -> None:
+    """The same gradients, the same Adam: after a task, a layer's first step is shorter by exactly that share."""
+    moved, strides = [], []
+    for damping in (0.0, 1.0):
+        model, optimizer = reader("features", energy=0.9, damping=0.0)
+        learn(model, optimizer, 5)
+        gorp.end_task(model, optimizer, "0")
+        layer = gorp.learned_layers(model)["lora"]
+        layer.config = layer.config.model_copy(update={"damping": damping})
+        before = layer.factors()[OUTPUT].clone()
+        learn(model, optimizer, 1)
+        moved.append(layer.factors()[OUTPUT] - before)
+        strides.append(float(layer.stride))
+        x, _ = tokens(0)
+        free = x - x @ layer.space.basis @ layer.space.basis.T
+    assert strides[0] == 1
+    assert strides[1] == pytest.approx(float(free.norm() / x.norm()), rel=0.1)  # of random sums, of the exact inputs
+    assert strides[1] < 0.5
+    torch.testing.assert_close(moved[1], strides[1] * moved[0])
+
+
+def test_what_damps_the_steps_is_saved_with_the_optimizer() -> None:
+    runs = [reader("weighted_features", energy=0.9, damping=0.5) for _ in range(2)]
+    for model, optimizer in runs:
+        learn(model, optimizer, 3)
+        gorp.end_task(model, optimizer, "0")
+        learn(model, optimizer, 3)
+    (model, optimizer), (resumed, fresh) = runs
+    fresh.load_state_dict(deepcopy(optimizer.state_dict()))
+    energy = fresh.state[gorp.learned_layers(resumed)["lora"].factors()[INPUT]]["energy"]
+    assert 0 < energy[0] < energy[1]
+    for model, optimizer in runs:
+        learn(model, optimizer, 3)
+    for ours, theirs in zip(*(gorp.learned_layers(run).values() for run, _ in runs), strict=True):
+        assert ours.effective_weight().equal(theirs.effective_weight())
 
 
 @pytest.mark.parametrize("memory", ["features", "weighted_features"])

@@ -61,6 +61,9 @@ class GORPConfig(BaseModel):
     null_space_start: bool | None = Field(None, description="draw LoRA's A in the complement of the space")
     project_step: bool | None = Field(None, description="project what Adam makes of the gradient, too")
     guard: bool | None = Field(None, description="treat a free gradient at round-off level as zero")
+    damping: float = Field(
+        0.0, ge=0, description="steps shrink by the norm share of the memory's rows that is free, to this power"
+    )
     accumulation_steps: int = Field(1, ge=1, description="backward passes per optimizer step")
     seed: int = Field(0, ge=0)
 
@@ -76,4 +79,10 @@ class GORPConfig(BaseModel):
     def _paper_keeps_moments(self) -> GORPConfig:
         if self.variant == "paper" and self.memory != "first_moment":
             raise ValueError(f"memory {self.memory!r} belongs to variant 'exact'; 'paper' accepts 'first_moment'")
+        return self
+
+    @model_validator(mode="after")
+    def _damping_needs_rows(self) -> GORPConfig:
+        if self.damping and self.memory == "first_moment":
+            raise ValueError("damping needs a memory that sees rows; with 'first_moment' it accepts 0 alone")
         return self

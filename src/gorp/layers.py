@@ -31,7 +31,7 @@ class LearnedLayer(ABC):
     Every factor reads one side of the layer's space: LoRA's A and the core Z the input side, LoRA's B the output
     side. ``seen[side]`` holds rows (n, width of the side) that the coming step will add to the side's memory:
     unprojected gradients, or inputs where the memory is ``features`` or ``weighted_features``; ``rows_of_pass`` those
-    inputs of a backward pass that has not reached the factor yet.
+    inputs of a backward pass that has not reached the factor yet. ``stride``, at most 1, multiplies the layer's steps.
     """
 
     name: str
@@ -40,6 +40,7 @@ class LearnedLayer(ABC):
     index: int
     seen: dict[str, Tensor]
     rows_of_pass: list[Tensor]
+    stride: Tensor | float = 1.0
 
     @abstractmethod
     def factors(self) -> dict[str, nn.Parameter]:
@@ -74,6 +75,22 @@ class LearnedLayer(ABC):
 
     def begin_step(self) -> None:
         """Called once before the optimizer updates this layer's factors."""
+
+    def set_stride(self, energy: Tensor) -> None:
+        """Before the update: how long this layer's steps are, given how much of what it sees its space leaves free.
+
+        Adam makes full-size steps of a gradient however little protection leaves of it, and along directions that
+        old tasks use, too, if less: a layer that sees little new had better move little.
+
+        Args:
+            energy: (2,), of the rows that the task has shown so far, what is free and what there is; the rows of
+                this step are added in place.
+        """
+        if INPUT in self.seen:
+            rows = self.seen[INPUT]
+            energy += torch.stack([self.space.input.project(rows).square().sum(), rows.square().sum()])
+        free, whole = energy
+        self.stride = torch.where(whole > 0, (free / whole) ** (self.config.damping / 2), 1.0)
 
     def refresh_at(self, step: int) -> None:
         """Told the count of steps made in this task, before the next forward pass."""

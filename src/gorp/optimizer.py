@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gorp.layers import LearnedLayer
-from gorp.space import sketch
+from gorp.space import INPUT, sketch
 
 FULL_RANK = "full_rank"
 LORA = "lora"
@@ -21,17 +21,19 @@ class GORPAdamW(Optimizer):
 
     With P = I - S S^T of the layer's space, each factor's update is
 
-    .. math:: \theta \leftarrow (1 - \eta\lambda)\,\theta - \eta\, \mathrm{Adam}(g P) P
+    .. math:: \theta \leftarrow (1 - \eta\lambda)\,\theta - \eta\, a\, \mathrm{Adam}(g P) P
 
     for LoRA's A (r, in), the mirror image on the output side for B (out, r), and plain AdamW for the core Z (k, k),
     whose projection V has P in it already. Gradients arrive projected (hooks do it, so that clipping sees what is
     trained); here the direction is projected once more, for Adam's elementwise division tilts it back (PAPER.md,
     trap 2). Every ``refresh_every`` steps cores are merged and their projections renewed before the update, with
-    the moments kept, and the unprojected gradient rows of the step join each factor's sketch.
+    the moments kept, and the unprojected gradient rows of the step join each factor's sketch. The stride a is 1 unless
+    ``damping`` is set: then it is (||X P|| / ||X||) ** damping, with X (n, in) the memory's rows of the task so far.
 
     A step with a gradient that is not finite changes nothing and is counted in ``skipped_steps``.
 
-    State per parameter: ``step``, ``exp_avg``, ``exp_avg_sq``, ``sketch`` (n, width), tensors all.
+    State per parameter: ``step``, ``exp_avg``, ``exp_avg_sq``, ``sketch`` (n, width), tensors all; with ``damping``,
+    A and Z have ``energy`` (2,), the squared norms of X P and X.
 
     Args:
         params: what :func:`gorp.param_groups` returns.
@@ -75,12 +77,13 @@ class GORPAdamW(Optimizer):
     @staticmethod
     def _fresh_state(p: Tensor) -> dict[str, Tensor]:
         layer, side = layer_of(p)
-        return {
+        state = {
             "step": torch.zeros((), dtype=torch.float32),
             "exp_avg": torch.zeros_like(p),
             "exp_avg_sq": torch.zeros_like(p),
             "sketch": p.new_zeros(0, layer.width_of(side)),
         }
+        return state | {"energy": p.new_zeros(2)} if layer.config.damping and side == INPUT else state
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -101,14 +104,17 @@ class GORPAdamW(Optimizer):
             params, states = self._init_group(group)
             if not params:
                 continue
-            for p in params:
-                layer_of(p)[0].begin_step()
+            for p, state in zip(params, states, strict=True):
+                layer, _ = layer_of(p)
+                layer.begin_step()
+                if "energy" in state:
+                    layer.set_stride(state["energy"])
             directions = _adam_directions(params, states, group["betas"], group["eps"])
             if group["weight_decay"]:
                 torch._foreach_mul_(params, 1 - float(group["lr"]) * group["weight_decay"])
             for p, direction in zip(params, directions, strict=True):
                 layer, side = layer_of(p)
-                p.add_(layer.project_step(side, direction), alpha=-float(group["lr"]))
+                p.add_(layer.project_step(side, direction) * layer.stride, alpha=-float(group["lr"]))
             for p, state in zip(params, states, strict=True):
                 self._remember(p, state)
         self._forget_pending()

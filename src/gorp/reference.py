@@ -81,8 +81,26 @@ def grown_basis(basis: Tensor, rows: Tensor, share: float, of_remainder: bool = 
     return torch.cat([basis, torch.stack(columns).T], dim=1) if columns else basis
 
 
+class Stride:
+    """a = (||X P|| / ||X||) ** damping, with P = I - S S^T and X (n, in) all rows shown so far; 1 before the first."""
+
+    def __init__(self, basis: Tensor, damping: float) -> None:
+        self.basis, self.damping = basis, damping
+        self.free = self.whole = 0.0
+
+    def show(self, rows: Tensor) -> None:
+        """Rows (n, in) that join X."""
+        self.free += float((rows - rows @ self.basis @ self.basis.T).square().sum())
+        self.whole += float(rows.square().sum())
+
+    @property
+    def length(self) -> float:
+        """a."""
+        return (self.free / self.whole) ** (self.damping / 2) if self.damping and self.whole else 1.0
+
+
 class ReferenceFullRank:
-    """W (out, in) under full-rank GORP: every T steps U, V anew; P = U^T G V; W <- W - lr U Adam(P) V^T.
+    """W (out, in) under full-rank GORP: every T steps U, V anew; P = U^T G V; W <- W - lr a U Adam(P) V^T.
 
     Args:
         weight: W at the start of the task.
@@ -93,6 +111,7 @@ class ReferenceFullRank:
         turns: fixed rotations (k, k) for the first U and V.
         variant: "exact" or "paper".
         refresh_every: T.
+        damping: exponent of the stride a, 0 in the paper.
     """
 
     def __init__(
@@ -105,11 +124,13 @@ class ReferenceFullRank:
         turns: tuple[Tensor, Tensor],
         variant: str = "exact",
         refresh_every: int = 10,
+        damping: float = 0.0,
     ) -> None:
         self.weight, self.basis, self.rank, self.lr = weight.clone(), basis, rank, lr
         self.start, self.turns, self.variant, self.refresh_every = start, turns, variant, refresh_every
         self.adam = Adam()
         self.memory = Memory()
+        self.stride = Stride(basis, damping)
         self.U: Tensor | None = None
         self.V: Tensor | None = None
 
@@ -122,7 +143,8 @@ class ReferenceFullRank:
         projected = self.U.T @ gradient @ self.V
         if self.variant == "paper":
             projected = projected - self.basis @ self.basis.T @ projected
-        self.weight = self.weight - self.lr * self.U @ self.adam.direction(projected) @ self.V.T
+        lr = self.lr * self.stride.length
+        self.weight = self.weight - lr * self.U @ self.adam.direction(projected) @ self.V.T
 
     def _refresh(self, gradient: Tensor) -> None:
         off = torch.eye(gradient.shape[1], dtype=gradient.dtype)
@@ -145,6 +167,8 @@ class ReferenceFullRank:
             v = p @ qh  # the orthonormal matrix nearest to V
         self.U, self.V = u, v
         self.memory.add(u.T @ gradient)
+        if self.variant == "exact":
+            self.stride.show(u.T @ gradient)
 
     @staticmethod
     def _turn(new: Tensor, old: Tensor | None, first: Tensor) -> Tensor:
@@ -164,7 +188,7 @@ class ReferenceFullRank:
 class ReferenceLoRA:
     """W + c B A under GORP, A (r, in), B (out, r).
 
-    Exact: with P = I - S S^T and Q = I - R R^T, A <- A - lr Adam(G_A P) P and B <- B - lr Q Adam(Q G_B).
+    Exact: with P = I - S S^T and Q = I - R R^T, A <- A - lr a Adam(G_A P) P and B <- B - lr a Q Adam(Q G_B).
     Paper: A <- A - lr Adam(G_A - S S^T G_A) with S (r, s) on the left, likewise B with R (out, r_s).
 
     Args:
@@ -173,15 +197,24 @@ class ReferenceLoRA:
         basis: S. output_basis: R.
         lr: learning rate.
         variant: "exact" or "paper".
+        damping: exponent of the stride a, 0 in the paper.
     """
 
     def __init__(
-        self, A: Tensor, B: Tensor, basis: Tensor, output_basis: Tensor, lr: float, variant: str = "exact"
+        self,
+        A: Tensor,
+        B: Tensor,
+        basis: Tensor,
+        output_basis: Tensor,
+        lr: float,
+        variant: str = "exact",
+        damping: float = 0.0,
     ) -> None:
         self.A, self.B, self.lr, self.variant = A.clone(), B.clone(), lr, variant
         self.basis, self.output_basis = basis, output_basis
         self.adam_A, self.adam_B = Adam(), Adam()
         self.memory, self.output_memory = Memory(), Memory()
+        self.stride = Stride(basis, damping)
 
     def _free_A(self, matrix: Tensor) -> Tensor:
         if self.variant == "paper":
@@ -194,13 +227,16 @@ class ReferenceLoRA:
     def step(self, gradient_A: Tensor, gradient_B: Tensor) -> None:
         """One step from the gradients of both factors."""
         self.memory.add(gradient_A)
+        if self.variant == "exact":
+            self.stride.show(gradient_A)
         self.output_memory.add(gradient_B.T)
         direction_A = self.adam_A.direction(self._free_A(gradient_A))
         direction_B = self.adam_B.direction(self._free_B(gradient_B))
         if self.variant == "exact":
             direction_A, direction_B = self._free_A(direction_A), self._free_B(direction_B)
-        self.A = self.A - self.lr * direction_A
-        self.B = self.B - self.lr * direction_B
+        lr = self.lr * self.stride.length
+        self.A = self.A - lr * direction_A
+        self.B = self.B - lr * direction_B
 
     def end_task(self, share: float) -> tuple[Tensor, Tensor]:
         """The bases S and R that the next task must leave alone."""
