@@ -166,6 +166,12 @@ def test_unattached_models_and_foreign_optimizers_are_refused() -> None:
         gorp.end_task(model, torch.optim.SGD(model.parameters(), lr=0.1), "0")
 
 
+@pytest.mark.parametrize("settings", [{"variant": "paper"}, {"memory": "first_moment"}])
+def test_damping_needs_a_memory_that_sees_rows(settings: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="with 'first_moment' it accepts 0 alone"):
+        gorp.GORPConfig.model_validate({**settings, "damping": 0.3})
+
+
 def test_the_paper_keeps_first_moments_only() -> None:
     with pytest.raises(ValueError, match="'paper' accepts 'first_moment'"):
         gorp.GORPConfig(variant="paper", memory="sketch")

@@ -34,7 +34,8 @@ SETTINGS: dict[str, Any] = {
         "full_rank_targets": ["EncDecAttention"],
         "memory": "weighted_features",
         "energy": 0.98,
-        "max_share": 0.5,  # the encoder learns the first task and is frozen: docs/method.md
+        "damping": 0.33,  # or the encoder forgets: docs/method.md
+        "max_share": 0.97,
         "protect_outputs": False,
     },
 }
