@@ -166,8 +166,8 @@ def test_damped_steps_shrink_with_the_share_of_the_inputs_that_is_free() -> None
         learn(model, optimizer, 1)
         moved.append(layer.factors()[OUTPUT] - before)
         strides.append(float(layer.stride))
-        x, _ = tokens(0)
-        free = x - x @ layer.space.basis @ layer.space.basis.T
+    x, _ = tokens(0)
+    free = x - x @ layer.space.basis @ layer.space.basis.T
     assert strides[0] == 1
     assert strides[1] == pytest.approx(float(free.norm() / x.norm()), rel=0.1)  # of random sums, of the exact inputs
     assert strides[1] < 0.5
@@ -181,6 +181,7 @@ def test_what_damps_the_steps_is_saved_with_the_optimizer() -> None:
         gorp.end_task(model, optimizer, "0")
         learn(model, optimizer, 3)
     (model, optimizer), (resumed, fresh) = runs
+    fresh.restart()  # or it would hold the same already
     fresh.load_state_dict(deepcopy(optimizer.state_dict()))
     energy = fresh.state[gorp.learned_layers(resumed)["lora"].factors()[INPUT]]["energy"]
     assert 0 < energy[0] < energy[1]

@@ -89,14 +89,16 @@ class Stride:
         self.free = self.whole = 0.0
 
     def show(self, rows: Tensor) -> None:
-        """Rows (n, in) that join X."""
+        """Rows (n, in) that join X; without damping they do not matter."""
+        if not self.damping:
+            return
         self.free += float((rows - rows @ self.basis @ self.basis.T).square().sum())
         self.whole += float(rows.square().sum())
 
     @property
     def length(self) -> float:
         """a."""
-        return (self.free / self.whole) ** (self.damping / 2) if self.damping and self.whole else 1.0
+        return (self.free / self.whole) ** (self.damping / 2) if self.whole else 1.0
 
 
 class ReferenceFullRank:
@@ -167,8 +169,7 @@ class ReferenceFullRank:
             v = p @ qh  # the orthonormal matrix nearest to V
         self.U, self.V = u, v
         self.memory.add(u.T @ gradient)
-        if self.variant == "exact":
-            self.stride.show(u.T @ gradient)
+        self.stride.show(u.T @ gradient)
 
     @staticmethod
     def _turn(new: Tensor, old: Tensor | None, first: Tensor) -> Tensor:
@@ -227,8 +228,7 @@ class ReferenceLoRA:
     def step(self, gradient_A: Tensor, gradient_B: Tensor) -> None:
         """One step from the gradients of both factors."""
         self.memory.add(gradient_A)
-        if self.variant == "exact":
-            self.stride.show(gradient_A)
+        self.stride.show(gradient_A)
         self.output_memory.add(gradient_B.T)
         direction_A = self.adam_A.direction(self._free_A(gradient_A))
         direction_B = self.adam_B.direction(self._free_B(gradient_B))
