@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from gorp.backbones import load_backbone
-from gorp.encoding import IGNORED, Encoder, Row, answer_loss
+from gorp.encoding import IGNORED, Encoder, Row, answer_logits, answer_loss
 from gorp.errors import InputError
 from gorp.tasks import Example
 
@@ -35,12 +35,17 @@ def test_long_prompts_keep_question_and_cue(backbone):
     assert len(encoder.row(LONG).prompt) <= 9
 
 
+def loss_of(encoder, model, rows):
+    batch = encoder.training_batch(rows)
+    return answer_loss(encoder.logits(model, batch), batch["labels"])
+
+
 @torch.no_grad()
 def test_the_loss_does_not_depend_on_the_batch(backbone, encoder):
     backbone.model.eval()
     rows = encoder.rows([LONG, SHORT])
-    together = answer_loss(backbone.model, encoder.training_batch(rows), encoder.keeps_last_logits)
-    alone = sum(answer_loss(backbone.model, encoder.training_batch([row]), encoder.keeps_last_logits) for row in rows)
+    together = loss_of(encoder, backbone.model, rows)
+    alone = sum(loss_of(encoder, backbone.model, [row]) for row in rows)
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
 
 
@@ -56,14 +61,14 @@ def test_the_loss_is_that_of_transformers(backbone, encoder):
         labels[:, : len(row.prompt)] = IGNORED
         inputs = {"input_ids": ids, "labels": labels}
     expected = backbone.model(**inputs).loss * len(row.answer)
-    ours = answer_loss(backbone.model, encoder.training_batch([row]), encoder.keeps_last_logits)
+    ours = loss_of(encoder, backbone.model, [row])
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_loss_without_logits_to_keep_is_the_same(backbone, encoder):
+def test_logits_without_logits_to_keep_are_the_same(backbone, encoder):
     batch = encoder.training_batch(encoder.rows([LONG, SHORT]))
     backbone.model.eval()
-    torch.testing.assert_close(answer_loss(backbone.model, batch, True), answer_loss(backbone.model, batch, False))
+    torch.testing.assert_close(answer_logits(backbone.model, batch, True), answer_logits(backbone.model, batch, False))
 
 
 def test_causal_answers_end_together(tiny_models):

@@ -145,7 +145,7 @@ def test_accumulation_equals_a_large_batch(setup):
 def poison(ours, steps):
     """Make the loss NaN at these steps, counted from 1."""
     count = iter(range(1, 1000))
-    ours.method.penalty = lambda batch: torch.tensor(math.nan) if next(count) in steps else None
+    ours.method.penalty = lambda batch, logits: torch.tensor(math.nan) if next(count) in steps else None
 
 
 def poison_gradient(ours, steps):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -92,6 +92,10 @@ class Encoder:
         )
         return batch
 
+    def logits(self, model: torch.nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        """`answer_logits` of the model that this encoder was made for, bare or wrapped."""
+        return answer_logits(model, batch, self.keeps_last_logits)
+
     def prompt_batch(self, prompts: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         """``input_ids`` and ``attention_mask`` (batch, longest prompt); causal prompts end together."""
         if self.kind == "causal":
@@ -108,13 +112,18 @@ class Encoder:
         }
 
 
-def answer_loss(model: torch.nn.Module, batch: dict[str, Tensor], keeps_last_logits: bool) -> Tensor:
-    """Cross entropy in fp32 summed over the answer tokens of a batch of `Encoder.training_batch`."""
+def answer_logits(model: torch.nn.Module, batch: Mapping[str, Tensor], keeps_last_logits: bool = False) -> Tensor:
+    """Logits (batch, longest answer, vocabulary) of the answers of a batch of `Encoder.training_batch`."""
     inputs = {name: value for name, value in batch.items() if name != "labels"}
-    labels = batch["labels"]
+    length = batch["labels"].shape[1]
     if "decoder_input_ids" not in inputs and keeps_last_logits:
-        inputs["logits_to_keep"] = labels.shape[1]  # type: ignore[assignment]  # a number among tensors
-    logits: Tensor = model(**inputs, use_cache=False).logits[:, -labels.shape[1] :]
+        inputs["logits_to_keep"] = length  # type: ignore[assignment]  # a number among tensors
+    logits: Tensor = model(**inputs, use_cache=False).logits
+    return logits[:, -length:]
+
+
+def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy in fp32 summed over answer tokens; ``labels`` (batch, longest answer) as in a training batch."""
     return torch.nn.functional.cross_entropy(
         logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum"
     )

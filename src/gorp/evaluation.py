@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -15,6 +15,7 @@ from gorp.tasks import Example
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 OnStep = Callable[[int, int], None]
+Batch = Mapping[str, torch.Tensor]
 
 
 def normalise(answer: str) -> str:
@@ -59,10 +60,19 @@ class Evaluator:
         encoder: the model's.
         batch_size: prompts answered together; the score does not depend on it.
         precision: ``bf16`` answers under autocast.
+        prepare: what a method does to a batch of prompts before the model sees it.
     """
 
-    def __init__(self, model: PreTrainedModel, encoder: Encoder, batch_size: int = 64, precision: str = "fp32") -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        encoder: Encoder,
+        batch_size: int = 64,
+        precision: str = "fp32",
+        prepare: Callable[[Batch], Batch] = dict,
+    ) -> None:
         self.model, self.encoder, self.batch_size, self.precision = model, encoder, batch_size, precision
+        self.prepare = prepare
         self._prompts: dict[tuple[Example, ...], Prompts] = {}
 
     def score(self, examples: Sequence[Example], on_step: OnStep | None = None) -> float:
@@ -101,7 +111,7 @@ class Evaluator:
             pad_token_id=self.encoder.pad,
             decoder_start_token_id=self.encoder.decoder_start if self.encoder.kind == "seq2seq" else None,
         )
-        inputs = {name: value.to(self.model.device) for name, value in batch.items()}
+        inputs = self.prepare({name: value.to(self.model.device) for name, value in batch.items()})
         generated: torch.Tensor = self.model.generate(**inputs, generation_config=settings)  # type: ignore[operator]
         prompt_length = inputs["input_ids"].shape[1] if self.encoder.kind == "causal" else 0
         texts = self.encoder.tokenizer.batch_decode(generated[:, prompt_length:], skip_special_tokens=True)

@@ -96,8 +96,10 @@ class ContinualLearner:
         self.model = model
         training = self.config.training
         self.encoder = Encoder(model, tokenizer, training.max_source_length, training.max_target_length)
-        self.evaluator = Evaluator(model, self.encoder, self.config.evaluation.batch_size, training.precision)
         self.method = load_method(self.config.method)(self.config)
+        self.method.encoder = self.encoder
+        batch_size = self.config.evaluation.batch_size
+        self.evaluator = Evaluator(model, self.encoder, batch_size, training.precision, self.method.prepare)
         files = self.folder.stage_files()
         seed_everything(self.config.seed, 0)
         self.method.attach(model, files.space if files else None)
@@ -312,14 +314,18 @@ class ContinualLearner:
     def _held_out_inputs(self, task: Task) -> dict[str, Tensor]:
         rows = self.encoder.rows((task.validation or task.test)[:HELD_OUT_ROWS])
         batches = (self.encoder.training_batch([row]) for row in rows)
-        inputs = ({key: batch[key].to(self.model.device) for key in batch if key != "labels"} for batch in batches)
+        on_device = ({key: batch[key].to(self.model.device) for key in batch if key != "labels"} for batch in batches)
+        inputs = (self.method.prepare(batch) for batch in on_device)
         return collect_inputs(self.model, self.method.layer_names(), inputs)
 
     def score(self, examples: Sequence[Example], name: str) -> float | None:
         """Exact match in percent on examples of any kind, reported under ``name``; None if there are none."""
         if not examples:
             return None
+        known = [task.name for task in self.tasks]
+        self.method.select(known.index(name) if name in known else None)
         score = self.evaluator.score(examples, lambda done, total: self.progress.evaluation_step(name, done, total))
+        self.method.select(None)
         self.progress.task_evaluated(name, score)
         return score
 

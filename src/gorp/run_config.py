@@ -80,6 +80,7 @@ class RunConfig(_Section):
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     lora: LoRAConfig = Field(default_factory=LoRAConfig)
     gorp: GORPConfig = Field(default_factory=lambda: GORPConfig.model_validate({}))
+    options: dict[str, Any] = Field(default_factory=dict, description="of the method alone; `gorp list methods`")
 
     @field_validator("method")
     @classmethod

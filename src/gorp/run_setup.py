@@ -13,7 +13,7 @@ import torch
 from accelerate import PartialState
 
 from gorp.errors import InputError
-from gorp.methods import check_method
+from gorp.methods import check_method, load_method
 from gorp.report.record import RunRecord
 from gorp.run_config import RunConfig
 from gorp.run_folder import RunFolder
@@ -48,27 +48,29 @@ def settle_config(folder: RunFolder, method: str | None, config: RunConfig | Non
     """The configuration to work with: the folder's where it has one, else that given, else the defaults.
 
     Raises:
-        InputError: the folder's differs from the given one in what is learnt.
+        InputError: the folder's differs from the given one in what is learnt, or the method has no such options.
     """
-    given = config
     if method is not None:
         check_method(method)
-        given = (config or RunConfig(model=None, stream=None)).model_copy(update={"method": method})
-    if folder.state is None:
-        return given or RunConfig(model=None, stream=None)
-    saved = folder.config()
-    if config is None:
+    saved = folder.config() if folder.state is not None else None
+    if saved is not None and config is None:
         if method is not None and method != saved.method:
             raise InputError(f"{folder.path}: is a run of method {saved.method!r}, not {method!r}")
         return saved
-    ours, theirs = (_flat(settings.model_dump(mode="json")) for settings in (given or config, saved))
+    given = config or RunConfig(model=None, stream=None)
+    given = given.model_copy(update={"method": method or given.method})
+    options = load_method(given.method).read_options(given.options)
+    given = given.model_copy(update={"options": options.model_dump(mode="json")})
+    if saved is None:
+        return given
+    ours, theirs = (_flat(settings.model_dump(mode="json")) for settings in (given, saved))
     for key in ours:
         if key not in FREE_SETTINGS and ours[key] != theirs.get(key):
             raise InputError(
                 f"{folder.path}: is a run with {key} = {theirs.get(key)!r}, not {ours[key]!r}; "
                 "choose another folder, or put the setting back"
             )
-    return given or config
+    return given
 
 
 def describe_environment() -> dict[str, Any]:

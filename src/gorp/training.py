@@ -152,7 +152,8 @@ def train_task(
         GorpError: five steps in a row were not finite; the last good state has been saved.
     """
     flight = flight or Flight()
-    if not any(parameter.requires_grad for parameter in model.parameters()):
+    learns = any(parameter.requires_grad for parameter in model.parameters())
+    if plan.rows and not learns:
         progress.warning("every layer is frozen, its gradient space full: nothing is left to learn this task in")
     elif flight.step < plan.steps:
         trainer = _TaskTrainer(model, method, optimizer, encoder, plan, flight)
@@ -226,8 +227,10 @@ class _TaskTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        loss = answer_loss(model, inputs, self.encoder.keeps_last_logits) / (num_items_in_batch or 1)
-        penalty = self.method.penalty(inputs)
+        batch = self.method.prepare(inputs)
+        logits = self.encoder.logits(model, batch)
+        loss = answer_loss(logits, batch["labels"]) / (num_items_in_batch or 1)
+        penalty = self.method.penalty(batch, logits)
         if penalty is not None:
             loss = loss + penalty / self.current_gradient_accumulation_steps
         self.step_loss += loss.detach()

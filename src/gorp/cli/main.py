@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "evaluate": "Score a run on its tasks, or on other rows.",
     "report": "Write report.html from one or more runs.",
     "inspect": "Print what a run protects, layer by layer.",
+    "list": "List the methods, with what each keeps and costs.",
     "data": "List streams and benchmarks; check data before training on it.",
 }
 

@@ -1,8 +1,13 @@
-"""The continual-learning methods by name; each is imported when it is asked for."""
+"""The continual-learning methods by name; each is imported when it is asked for.
+
+Another package adds a method through an entry point of the group ``gorp.methods``, name and ``module:Class``; the class
+is a `gorp.methods.base.Method`. A name of gorp's own stays gorp's.
+"""
 
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from gorp.errors import InputError, nearest
@@ -11,6 +16,7 @@ if TYPE_CHECKING:
     from gorp.methods.base import Method
 
 METHODS: dict[str, str] = {
+    **{entry.name: entry.value for entry in entry_points(group="gorp.methods")},
     "gorp": "gorp.methods.gorp:GORP",
     "seq-lora": "gorp.methods.seq_lora:SeqLoRA",
     "inc-lora": "gorp.methods.inc_lora:IncLoRA",

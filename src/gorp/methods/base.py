@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
+from gorp.errors import InputError, nearest
+
 if TYPE_CHECKING:
+    from gorp.encoding import Encoder
     from gorp.run_config import RunConfig
     from gorp.space import GradientSpace
     from gorp.tasks import Example, Task
@@ -17,12 +21,21 @@ if TYPE_CHECKING:
 Batch = Mapping[str, Tensor]
 
 
+class MethodOptions(BaseModel):
+    """The settings that a method has of its own, given under ``options``; a method with none has this class itself."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
 class Method(ABC):
     """One way to learn a stream. The learner calls, in this order::
 
         attach                                                        once, on the base model
-          begin_task, training_rows, optimizer, penalty ..., end_task     per task
-          weights, state                                                  after each task, and while one is in flight
+          begin_task, training_rows, optimizer                            per task
+            prepare, penalty                                                  per batch
+          end_task, weights, state                                        after each task (the last two while it is in
+                                                                          flight, too)
+          select, prepare ...                                             per task that is scored
 
     To go on with a saved run the learner attaches to a fresh base model, then calls `load_weights` and `load_state`
     with what it saved after the last finished task, then `begin_task` as before; in the middle of a task,
@@ -30,13 +43,45 @@ class Method(ABC):
     """
 
     name: ClassVar[str]
+    #: One line each, for `gorp list methods`: where it comes from, what it keeps of the past, and what it costs.
+    source: ClassVar[str]
+    keeps: ClassVar[str]
+    costs: ClassVar[str]
+    Options: ClassVar[type[MethodOptions]] = MethodOptions
+    #: Trains on rows of earlier tasks, which the other methods do without.
+    keeps_old_rows: ClassVar[bool] = False
+    #: Is told, when a task is scored, which one it is; the other methods are not.
+    told_task: ClassVar[bool] = False
     #: Learns all tasks together in a single stage, instead of one after the other.
     learns_jointly: ClassVar[bool] = False
 
     model: nn.Module
+    #: Turns rows into batches that fit the model; set before `attach`.
+    encoder: Encoder
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
+        self.options: Any = self.read_options(config.options)
+
+    @classmethod
+    def read_options(cls, values: Mapping[str, Any]) -> MethodOptions:
+        """The method's own settings, checked.
+
+        Raises:
+            InputError: a key or value is wrong; the message says what would be accepted.
+        """
+        try:
+            return cls.Options.model_validate(dict(values))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            key = ".".join(str(part) for part in ("options", *first["loc"]))
+            if first["type"] != "extra_forbidden":
+                message = first["msg"].removeprefix("Value error, ")
+                raise InputError(f"key '{key}': {message}, found {first['input']!r}") from None
+            accepted = list(cls.Options.model_fields)
+            hint = nearest(str(first["loc"][-1]), accepted)
+            known = f"accepted: {', '.join(accepted)}" if accepted else "it has no options"
+            raise InputError(f"unknown key '{key}' for method {cls.name!r}{hint}; {known}") from None
 
     @abstractmethod
     def attach(self, model: nn.Module, space: GradientSpace | None = None) -> None:
@@ -69,12 +114,27 @@ class Method(ABC):
         """The rows to train on: the task's own; a method with a memory adds to them."""
         return task.train
 
-    def penalty(self, batch: Batch) -> Tensor | None:
-        """A scalar added to the loss of a batch, or None."""
+    def prepare(self, batch: Batch) -> Batch:
+        """What the model is given for a batch of prompts, in training and when it answers; a prompt is put in here."""
+        return batch
+
+    def penalty(self, batch: Batch, logits: Tensor) -> Tensor | None:
+        """A scalar added to the loss of a batch (the mean over its answer tokens), or None.
+
+        Args:
+            batch: as `prepare` left it.
+            logits: (batch, longest answer, vocabulary), with their graph.
+        """
         return None
 
     def end_task(self, task: Task, index: int) -> None:
         """Called after task ``index`` is trained and before it is evaluated: remember, merge, start anew."""
+
+    def select(self, index: int | None) -> None:
+        """Called before rows are scored: they are of task ``index``, or of none that is known. None ends it.
+
+        Only a method with ``told_task`` may make use of it.
+        """
 
     def weights(self) -> dict[str, Tensor]:
         """Every tensor of the model that this method may have changed, by its name in ``model.state_dict()``."""

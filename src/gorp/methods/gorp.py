@@ -26,6 +26,9 @@ class GORP(Method):
     """
 
     name = "gorp"
+    source = "Wang et al. 2025, Continual Gradient Low-Rank Projection Fine-Tuning for LLMs (ACL)"
+    keeps = "per layer a basis of the input directions that earlier tasks depend on"
+    costs = "LoRA's, and a projection a step; the basis grows with what tasks need"
     _optimizer: GORPAdamW
 
     def attach(self, model: nn.Module, space: GradientSpace | None = None) -> None:

@@ -17,6 +17,9 @@ class IncLoRA(PlainLoRA):
     """Every task starts from fresh factors on the merged weights."""
 
     name = "inc-lora"
+    source = "the baseline IncLoRA of Wang et al. 2023, Orthogonal Subspace Learning (EMNLP)"
+    keeps = "nothing; each task's factors are merged into the weights"
+    costs = "LoRA's"
 
     def end_task(self, task: Task, index: int) -> None:
         """Merge the task's factors and start them anew."""

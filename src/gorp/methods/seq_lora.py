@@ -7,3 +7,6 @@ class SeqLoRA(PlainLoRA):
     """The same factors go through all tasks and are never merged."""
 
     name = "seq-lora"
+    source = "Hu et al. 2022, LoRA (ICLR), trained on one task after the other"
+    keeps = "nothing"
+    costs = "LoRA's"
