@@ -1,52 +1,73 @@
-"""The committed experiments are runs that gorp accepts, and the built-in one is the demo."""
+"""The committed experiments are runs that gorp accepts, one is the demo, and their results belong to them."""
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 
 from gorp.cli.demo import METHODS, demo_config
-from gorp.errors import InputError
+from gorp.compare.experiment import Cell, Experiment
+from gorp.compare.results import read_results
 from gorp.run_config import RunConfig
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
-from experiments import config_of, read_experiment  # noqa: E402
+import write_results  # noqa: E402
 
+FREE = ("save_every", "dir")
 FILES = sorted((BENCHMARKS / "experiments").glob("*.yaml"))
+
+
+def read(name):
+    return Experiment.read(BENCHMARKS / "experiments" / f"{name}.yaml")
 
 
 @pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
 def test_every_cell_is_a_run(file):
-    experiment = read_experiment(file)
-    assert experiment["seeds"]
-    for cell in experiment["cells"]:
-        assert config_of(experiment, cell).stream == experiment["base"]["stream"]
+    experiment = Experiment.read(file)
+    assert experiment.against in experiment.cells
+    for cell in experiment.plan():
+        assert experiment.config(cell).stream == cell.stream
+        experiment.choices(cell.name)
 
 
 @pytest.mark.parametrize("method", METHODS.split(","))
 def test_the_built_in_experiment_measures_the_demo(method):
-    experiment = read_experiment(BENCHMARKS / "experiments" / "builtin.yaml")
-    assert config_of(experiment, method, ["seed=1"]) == demo_config(method, seed=1)
+    assert read("builtin").config(Cell(method, "builtin", 1)) == demo_config(method, seed=1)
 
 
 def test_the_example_is_the_run_that_was_measured():
-    experiment = read_experiment(BENCHMARKS / "experiments" / "standard_cl_order1.yaml")
     example = RunConfig.from_yaml(BENCHMARKS.parent / "examples" / "standard_cl_order1.yaml")
-    assert example == config_of(experiment, "gorp")
-
-
-def test_a_mistake_is_named_with_the_file(tmp_path):
-    file = tmp_path / "mine.yaml"
-    file.write_text("base: {stream: builtin}\ncells: {gorp: {gorp: {energyy: 1}}}\n")
-    with pytest.raises(InputError, match=r"mine\.yaml: cell gorp: .*energyy"):
-        config_of(read_experiment(file), "gorp")
+    assert example == read("standard_cl_order1").config(Cell("gorp", "standard-cl/1", 0))
 
 
 def test_an_experiment_says_only_what_differs():
-    order1, order6 = (
-        read_experiment(BENCHMARKS / "experiments" / f"{name}.yaml") for name in ("standard_cl_order1", "long_order6")
-    )
-    assert order6["base"]["stream"] == "long/6"
-    assert order6["base"]["training"] == {**order1["base"]["training"], "max_source_length": 160}
+    order1, order6 = read("standard_cl_order1"), read("long_order6")
+    assert order6.base["stream"] == "long/6"
+    assert order6.base["training"] == {**order1.base["training"], "max_source_length": 160}
+
+
+@pytest.mark.parametrize("file", sorted((BENCHMARKS / "results").glob("*.json")), ids=lambda file: file.stem)
+def test_kept_results_are_of_their_experiment(file):
+    experiment = read(file.stem)
+    cells = {cell.key: cell for cell in experiment.plan()}
+    results = read_results(file)
+    assert results
+    for key, result in results.items():
+        tuned = result.tuning.chosen if result.tuning else {}
+        settings = [f"{name}={json.dumps(value)}" for name, value in tuned.items()]
+        declared = experiment.config(cells[key], settings).model_dump(mode="json")
+        assert result.config["evaluation"]["split"] == "test"
+        plain = result.method != "gorp"
+        for section in ("training", "data", "evaluation", "lora" if plain else "gorp"):
+            made_with = {name: value for name, value in result.config[section].items() if name not in FREE}
+            if plain:
+                made_with.pop("full_rank_lr", None)
+            assert {name: declared[section][name] for name in made_with} == made_with, f"{key}: {section}"
+
+
+def test_the_page_of_results_is_up_to_date():
+    stale = "docs/results.md is stale; run: python benchmarks/write_results.py"
+    assert write_results.PAGE.read_text() == write_results.render(), stale

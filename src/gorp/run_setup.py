@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -63,14 +64,18 @@ def settle_config(folder: RunFolder, method: str | None, config: RunConfig | Non
     given = given.model_copy(update={"options": options.model_dump(mode="json")})
     if saved is None:
         return given
+    if different := first_difference(given, saved):
+        raise InputError(f"{folder.path}: is a run with {different}; choose another folder, or put the setting back")
+    return given
+
+
+def first_difference(given: RunConfig, saved: RunConfig) -> str | None:
+    """``"KEY = SAVED, not GIVEN"``, the first setting that changes what is learnt; None if there is no such."""
     ours, theirs = (_flat(settings.model_dump(mode="json")) for settings in (given, saved))
     for key in ours:
         if key not in FREE_SETTINGS and ours[key] != theirs.get(key):
-            raise InputError(
-                f"{folder.path}: is a run with {key} = {theirs.get(key)!r}, not {ours[key]!r}; "
-                "choose another folder, or put the setting back"
-            )
-    return given
+            return f"{key} = {theirs.get(key)!r}, not {ours[key]!r}"
+    return None
 
 
 def describe_environment() -> dict[str, Any]:
@@ -89,7 +94,23 @@ def describe_environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         **versions,
+        "commit": git_commit(),
     }
+
+
+def git_commit() -> str | None:
+    """The commit that gorp's sources are at, ``+`` if they differ from it; None if they are not a checkout's."""
+
+    def git(*command: str) -> str:
+        run = ["git", "-C", str(here), *command]
+        return subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip()
+
+    here = Path(__file__).parent
+    try:
+        git("ls-files", "--error-unmatch", __file__)
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def new_record(config: RunConfig, path: Path) -> RunRecord:

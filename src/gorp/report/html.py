@@ -108,7 +108,7 @@ def render_report(records: Sequence[RunRecord]) -> str:
     views = [_view(record, styles[id(record)], f"run{number}") for number, record in enumerate(records)]
     several = len(records) > 1
     return (
-        _templates()
+        templates()
         .get_template("report.html.j2")
         .render(
             title=f"{len(records)} runs compared" if several else records[0].name,
@@ -131,7 +131,8 @@ def write_report(records: Sequence[RunRecord], path: str | os.PathLike[str]) -> 
     return write_text_atomically(given / REPORT_FILE if given.is_dir() else given, render_report(records))
 
 
-def _templates() -> Environment:
+def templates() -> Environment:
+    """The pages' templates, everything escaped, with the filters that print figures."""
     environment = Environment(
         loader=PackageLoader("gorp.report"),
         autoescape=True,

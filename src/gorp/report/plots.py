@@ -109,6 +109,22 @@ def dots(title: str, rows: Sequence[tuple[str, int, Sequence[float]]], identity:
 
 
 @matplotlib.rc_context(_SETTINGS)
+def scatter(
+    title: str, axes_titles: tuple[str, str], points: Sequence[tuple[str, int, float, float]], identity: str
+) -> str:
+    """A named dot per method. ``points``: label, style number, x, y; ``axes_titles`` are those of x and y."""
+    figure, axes = _canvas(4.6, 3.2, margins=(0.45, 0.42, 0.9, 0.1))
+    for label, style, x, y in points:
+        axes.plot([x], [y], "o", color=_style(style)[0], markersize=5, clip_on=False, zorder=3)
+        axes.annotate(label, (x, y), xytext=(5, 3), textcoords="offset points", fontsize=8, parse_math=False)
+    axes.set_xlabel(axes_titles[0])
+    axes.set_ylabel(axes_titles[1])
+    axes.margins(0.08)
+    axes.locator_params(nbins=5)
+    return _svg(figure, title, identity)
+
+
+@matplotlib.rc_context(_SETTINGS)
 def fullness(layers: Sequence[Sequence[float | None]], identity: str) -> str:
     """How full the protected space is, in percent of the cap, over the stages: a thin line a layer, a bold mean."""
     figure, axes = _canvas(4.0, 2.0)

@@ -89,6 +89,34 @@ def to_markdown(grid: Grid) -> str:
     )
 
 
+def to_latex(grid: Grid) -> str:
+    """The grid as a LaTeX ``table`` of the package booktabs, with its title as caption."""
+    rows = [" & ".join(map(_latex, row)) + r" \\" for row in (grid.header, *grid.rows)]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_latex(grid.title)}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(grid.header) - 1)}}}",
+            r"\toprule",
+            rows[0],
+            r"\midrule",
+            *rows[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def to_csv(grid: Grid) -> str:
+    """The grid as CSV under its header, without the title."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows((grid.header, *grid.rows))
+    return text.getvalue()
+
+
 def scores_csv(records: Sequence[RunRecord]) -> str:
     """Every measured score, one per line: run, method, seed, stage (0 is before any learning), learnt, task, score."""
     text = io.StringIO()
@@ -121,6 +149,21 @@ def _spread(spread: Spread | None, signed: bool) -> str:
 
 def _seconds(spread: Spread | None) -> str:
     return NOT_MEASURED if spread is None else f"{spread.mean:.0f}"
+
+
+_LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "\N{MINUS SIGN}": "$-$",
+    "\N{PLUS-MINUS SIGN}": r"$\pm$",
+    "\N{EN DASH}": "--",
+}
+
+
+def _latex(cell: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in cell.replace("\n", " "))
 
 
 def _escaped(cell: str) -> str:

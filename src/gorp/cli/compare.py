@@ -1,0 +1,99 @@
+"""``gorp compare``: methods x streams x seeds, and what they tell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gorp.errors import InputError
+
+if TYPE_CHECKING:
+    from gorp.compare.results import Results
+
+
+def command(
+    experiment: Annotated[
+        Path,
+        typer.Argument(
+            metavar="EXPERIMENT.yaml|RESULTS.json", help="What to run, or results to tabulate.", show_default=False
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Where runs, tables and page go.", show_default="runs/EXPERIMENT")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Cells at a time, each a process; they share the cores.")] = 1,
+    retries: Annotated[int, typer.Option(min=0, help="Further attempts of a cell that fails.")] = 1,
+    only: Annotated[str, typer.Option(metavar="A,B,...", help="Cells to run.", show_default="all")] = "",
+    seeds: Annotated[str, typer.Option(metavar="0,1,...", help="Seeds to run.", show_default="all")] = "",
+    keep_in: Annotated[
+        Path | None, typer.Option("--keep", metavar="FILE.json", help="Also add finished cells to this results file.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, of every cell.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+) -> None:
+    """Run an experiment, every cell a process of its own; print what was found and write tables and a page.
+
+    Started again it goes on where it was. Grids of settings are tried on validation rows first.
+
+    \b
+    Examples:
+      gorp compare benchmarks/experiments/builtin.yaml --workers 2
+      gorp compare benchmarks/results/builtin.json
+    """
+    if experiment.suffix == ".json":
+        _tabulate(experiment, out, quiet)
+        return
+    from gorp.compare.comparison import Comparison
+    from gorp.compare.display import open_display
+    from gorp.compare.experiment import Experiment, unlike
+    from gorp.compare.fleet import locked
+    from gorp.compare.results import keep
+
+    declared = Experiment.read(experiment)
+    folder = out or Path("runs") / declared.name
+    with locked(folder):
+        chosen = [name.strip() for name in only.split(",") if name.strip()]
+        comparison = Comparison(declared, folder, settings or [], chosen, _numbers(seeds))
+        configs = {cell.name: declared.config(cell, settings or []) for cell in comparison.cells}
+        if not quiet:
+            for sentence in unlike(configs):
+                typer.echo(f"note: {sentence}", err=True)
+        with open_display(comparison.jobs, quiet) as on_change:
+            results = comparison.run(
+                workers, retries, on_change, lambda found: keep(keep_in, found) if keep_in else None
+            )
+        _show(results, declared.name, declared.about, declared.against, folder, quiet)
+
+
+def _tabulate(file: Path, out: Path | None, quiet: bool) -> None:
+    from gorp.compare.results import read_results
+
+    if not file.exists():
+        raise InputError(f"{file}: no such file; give a results file, or an experiment to run")
+    _show(read_results(file), file.stem, "", "gorp", out, quiet)
+
+
+def _show(results: Results, title: str, about: str, against: str, folder: Path | None, quiet: bool) -> None:
+    from gorp.compare.page import write_files
+    from gorp.compare.tables import all_grids
+    from gorp.report.tables import to_rich
+    from gorp.report.terminal import open_console
+
+    page = write_files(results, title, about, against, folder) if folder is not None else None
+    if not quiet:
+        console = open_console()
+        for grid in all_grids(results, against, title):
+            console.print(to_rich(grid), markup=False, highlight=False)
+        if page:
+            print(f"page: {page}")
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise InputError(f"--seeds {text}: expected whole numbers between commas, such as 0,1,2") from None

@@ -1,0 +1,64 @@
+"""One cell of an experiment as a process: ``python -m gorp.compare.cell FOLDER``.
+
+The folder holds ``config.yaml``; the run goes to ``run/`` in it, what is kept to ``result.json``. An interrupted cell
+goes on where it was. The process ends as soon as the one that started it does: its standard input closes then.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from gorp.errors import GorpError
+from gorp.files import write_text_atomically
+
+CONFIG, RUN, RESULT = "config.yaml", "run", "result.json"
+ORPHANED = 75  # EX_TEMPFAIL: to be tried again
+
+
+def main(folder: Path) -> int:
+    """Run the cell; returns the exit code, as of the ``gorp`` command."""
+    _die_with_the_parent()
+    from gorp.compare.results import CellResult
+    from gorp.learner import run_stream
+    from gorp.progress import LineProgress
+    from gorp.run_config import RunConfig
+
+    try:
+        config = RunConfig.from_yaml(folder / CONFIG)
+        record = run_stream(config, folder / RUN, progress=LineProgress(sys.stdout))
+        result = CellResult.of(record, config.name or folder.name, peak_memory())
+        write_text_atomically(folder / RESULT, result.model_dump_json(indent=1) + "\n")
+    except GorpError as error:
+        print(f"gorp: {error}", flush=True)
+        return error.exit_code
+    return 0
+
+
+def peak_memory() -> int | None:
+    """Bytes this process held at most: on the GPU if it used one, else resident; None where it cannot be known."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    except ImportError:  # not on this platform
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _die_with_the_parent(die: Callable[[int], object] = os._exit) -> None:
+    def watch() -> None:
+        os.read(sys.stdin.fileno(), 1)  # not sys.stdin.read: it would hold a lock that a process needs to end
+        die(ORPHANED)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,126 @@
+"""Running an experiment in a folder: settings are chosen on validation rows first, then every cell is run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from gorp.compare.experiment import Cell, Experiment
+from gorp.compare.fleet import Job, run_jobs
+from gorp.compare.results import Results, Tuning, keep
+from gorp.errors import GorpError
+
+RESULTS_FILE = "results.json"
+
+
+class Comparison:
+    """An experiment in its folder: ``tuning/CELL/N`` per choice of a grid, ``cells/CELL/STREAM/SEED``, the results.
+
+    Args:
+        experiment: what to run.
+        folder: where; what an earlier run of the experiment left there is gone on with.
+        settings: ``key=value`` overrides of every cell.
+        only: names of cells to run; all if empty.
+        seeds: seeds to run; all if empty.
+
+    Raises:
+        InputError: a cell does not exist, is no valid run, or was run here with other settings.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        folder: Path,
+        settings: Sequence[str] = (),
+        only: Sequence[str] = (),
+        seeds: Sequence[int] = (),
+    ) -> None:
+        self.experiment, self.folder, self.settings = experiment, folder, tuple(settings)
+        self.cells = experiment.plan(only, seeds)
+        self.tuning_jobs = {
+            name: [self._tuning_job(name, number, choice) for number, choice in enumerate(choices)]
+            for name in dict.fromkeys(cell.name for cell in self.cells)
+            if len(choices := experiment.choices(name)) > 1
+        }
+        for cell in self.cells:
+            experiment.config(cell, self.settings)
+        self.jobs: list[Job] = [job for jobs in self.tuning_jobs.values() for job in jobs]
+
+    def run(
+        self,
+        workers: int = 1,
+        retries: int = 1,
+        on_change: Callable[[Job | None], None] = lambda job: None,
+        on_result: Callable[[Results], None] = lambda results: None,
+    ) -> Results:
+        """Run what is not finished yet; returns the finished cells by key.
+
+        Args:
+            workers: processes at a time.
+            retries: further attempts of a cell that failed.
+            on_change: as of `run_jobs`.
+            on_result: called with every cell as it is finished, or is found finished.
+
+        Raises:
+            GorpError: cells failed; the others were run and are kept.
+        """
+        run_jobs(self.jobs, workers, retries, on_change)
+        tunings = {name: self._tuning(name) for name in dict.fromkeys(cell.name for cell in self.cells)}
+        results: Results = {}
+
+        def changed(job: Job | None) -> None:
+            if job is not None and job.result is not None:
+                cell = next(cell for cell in self.cells if cell.key == job.key)
+                found = {job.key: job.result.model_copy(update={"tuning": tunings[cell.name]})}
+                results.update(found)
+                keep(self.folder / RESULTS_FILE, found)
+                on_result(found)
+            on_change(job)
+
+        finals = [
+            self._job(cell, f"cells/{cell.key}", _overrides(tuning.chosen if (tuning := tunings[cell.name]) else {}))
+            for cell in self.cells
+            if cell.name not in self.tuning_jobs or tunings[cell.name] is not None
+        ]
+        self.jobs += finals
+        for job in finals:
+            changed(job)
+        run_jobs(finals, workers, retries, changed)
+        self._raise_for_failures()
+        return results
+
+    def _job(self, cell: Cell, place: str, settings: Sequence[str], key: str = "") -> Job:
+        config = self.experiment.config(cell, [*self.settings, *settings])
+        job = Job(key or cell.key, config.model_copy(update={"name": cell.name}), self.folder / place)
+        job.look()
+        return job
+
+    def _tuning_job(self, name: str, number: int, choice: dict[str, Any]) -> Job:
+        """On the first stream and seed of the cell in the whole experiment, so that the choice is always the same."""
+        first = next(cell for cell in self.experiment.plan([name]))
+        settings = [*_overrides(choice), "evaluation.split=validation"]
+        return self._job(first, f"tuning/{name}/{number}", settings, f"tuning {name} {json.dumps(choice)}")
+
+    def _tuning(self, name: str) -> Tuning | None:
+        """How the settings of a cell were chosen: by AP, the first of equals; None without a grid, or if all failed."""
+        choices = self.experiment.choices(name)
+        if name not in self.tuning_jobs:
+            return Tuning(tried=[(choices[0], None)], chosen=choices[0]) if choices[0] else None
+        scores = [job.result.summary["AP"] if job.result else None for job in self.tuning_jobs[name]]
+        best = max((score for score in scores if score is not None), default=None)
+        if best is None:
+            return None
+        return Tuning(tried=list(zip(choices, scores, strict=True)), chosen=choices[scores.index(best)])
+
+    def _raise_for_failures(self) -> None:
+        failed = [job for job in self.jobs if job.state == "failed"]
+        if failed:
+            reasons = "; ".join(f"{job.key}: {job.note}" for job in failed[:3])
+            more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
+            raise GorpError(f"{len(failed)} of {len(self.jobs)} cells failed ({reasons}{more}); run again to retry")
+
+
+def _overrides(choice: dict[str, Any]) -> list[str]:
+    return [f"{key}={json.dumps(value)}" for key, value in choice.items()]

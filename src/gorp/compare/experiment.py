@@ -1,0 +1,163 @@
+"""What an experiment file says: which cells there are, and the configuration of each."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gorp.errors import InputError, nearest
+from gorp.files import read_yaml
+from gorp.run_config import RunConfig
+
+#: Keys of a cell that are not settings of its run.
+CELL_KEYS = ("grid", "streams", "seeds")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of an experiment: a named choice of method and settings, on one stream, with one seed."""
+
+    name: str
+    stream: str
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """``NAME/STREAM/SEED``, the cell's place in a folder and in a file of results."""
+        return f"{self.name}/{re.sub(r'[^A-Za-z0-9._-]+', '-', self.stream)}/{self.seed}"
+
+
+class Experiment(BaseModel):
+    """An experiment file.
+
+    Attributes:
+        about: what it asks, in a line.
+        base: a run configuration that all cells begin with.
+        cells: by name, what differs from the base; ``grid`` (dotted key -> values to try on validation rows),
+            ``streams`` and ``seeds`` (fewer than the experiment's) are not part of the run.
+        streams: the streams to learn; that of the base if not given.
+        seeds: of every cell.
+        against: the cell that the others are compared with, pair by pair.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    about: str = ""
+    base: dict[str, Any] = Field(default_factory=dict)
+    cells: dict[str, dict[str, Any]] = Field(min_length=1)
+    streams: list[str] = Field(default_factory=list)
+    seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
+    against: str = "gorp"
+
+    @classmethod
+    def read(cls, path: str | Path) -> Experiment:
+        """Read an experiment from YAML; with ``extends`` it says only what differs from another file beside it.
+
+        Raises:
+            InputError: the file cannot be read, or a key or value is wrong; the message names file and key.
+        """
+        file = Path(path)
+        try:
+            return cls.model_validate({"name": file.stem, **_read(file)})
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            key = ".".join(str(part) for part in first["loc"])
+            if first["type"] == "extra_forbidden":
+                accepted = [*cls.model_fields, "extends"]
+                hint = nearest(key, accepted)
+                raise InputError(f"{file}: unknown key '{key}'{hint}; accepted: {', '.join(accepted)}") from None
+            raise InputError(f"{file}: key '{key}': {first['msg']}") from None
+
+    def plan(self, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Cell]:
+        """The cells, seed by seed, so that an experiment cut short has compared something.
+
+        Args:
+            only: names of cells to keep; all if empty.
+            seeds: seeds to keep; all if empty.
+
+        Raises:
+            InputError: a name is not a cell's.
+        """
+        for name in only:
+            if name not in self.cells:
+                raise InputError(f"no cell {name!r} in {self.name}{nearest(name, self.cells)}: {', '.join(self.cells)}")
+        cells = [
+            Cell(name, stream, seed)
+            for name, change in self.cells.items()
+            if not only or name in only
+            for stream in change.get("streams") or self._streams
+            for seed in change.get("seeds") or self.seeds
+            if not seeds or seed in seeds
+        ]
+        return sorted(cells, key=lambda cell: (cell.seed, self._streams.index(cell.stream)))
+
+    def config(self, cell: Cell, settings: Sequence[str] = ()) -> RunConfig:
+        """The run configuration of a cell; ``settings`` are ``key=value`` overrides.
+
+        Raises:
+            InputError: a key or value of the cell is wrong.
+        """
+        change = {key: value for key, value in self.cells[cell.name].items() if key not in CELL_KEYS}
+        values = merged(self.base, {**change, "stream": cell.stream, "seed": cell.seed})
+        return RunConfig.from_mapping(values, settings, source=f"experiment {self.name}: cell {cell.name}")
+
+    def choices(self, name: str) -> list[dict[str, Any]]:
+        """The combinations of a cell's grid, each dotted key -> value; one empty choice where it has no grid.
+
+        Raises:
+            InputError: the grid is not lists of values by dotted key.
+        """
+        grid = self.cells[name].get("grid") or {}
+        if not isinstance(grid, dict) or not all(isinstance(values, list) and values for values in grid.values()):
+            raise InputError(
+                f"experiment {self.name}: cells.{name}.grid: expected lists of values by dotted key, such as "
+                "training.lr: [1.0e-3, 3.0e-3]"
+            )
+        return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+    @property
+    def _streams(self) -> list[str]:
+        declared = self.streams or [self.base.get("stream", "builtin")]
+        named = [stream for change in self.cells.values() for stream in change.get("streams", [])]
+        return list(dict.fromkeys([*declared, *named]))
+
+
+def merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the keys of `change`, section by section."""
+    both = dict(base)
+    for key, value in change.items():
+        both[key] = merged(both[key], value) if isinstance(value, dict) and isinstance(both.get(key), dict) else value
+    return both
+
+
+def unlike(configs: Mapping[str, RunConfig]) -> Iterator[str]:
+    """Where cells do not learn the same: a sentence for every setting of data, budget or base model that differs."""
+    for section, key in (
+        ("", "model"),
+        ("", "dtype"),
+        *(("data", key) for key in ("train_rows", "test_rows", "validation_rows", "name_task_in_prompt")),
+        *(("training", key) for key in ("epochs", "max_source_length", "max_target_length")),
+    ):
+        values: dict[str, list[str]] = {}
+        for name, config in configs.items():
+            value = getattr(getattr(config, section) if section else config, key)
+            values.setdefault(str(value), []).append(name)
+        if len(values) > 1:
+            parts = "; ".join(f"{value} for {', '.join(names)}" for value, names in values.items())
+            yield f"the cells differ in {f'{section}.{key}'.lstrip('.')}: {parts}"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    values = read_yaml(file, "experiment")
+    if values is None:
+        raise InputError(f"{file}: is empty; expected keys such as base, cells, seeds")
+    if "extends" in values:
+        values = merged(_read(file.parent / values.pop("extends")), values)
+    return values

@@ -1,0 +1,158 @@
+"""Running cells as processes, some at a time: failures stay with their cell and are tried again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gorp.compare.cell import CONFIG, RESULT, RUN
+from gorp.compare.results import CellResult
+from gorp.errors import GorpError, InputError
+from gorp.files import read_json, write_text_atomically
+from gorp.report.record import RunRecord
+from gorp.run_config import RunConfig
+from gorp.run_setup import first_difference
+
+LOG, LOCK = "log.txt", ".lock"
+_POLL_SECONDS = 0.3
+
+
+@dataclass
+class Job:
+    """A cell to run in its folder, and where it stands.
+
+    Attributes:
+        state: ``waiting``, ``running``, ``done`` or ``failed``.
+        note: why it failed.
+        attempts: how often it was started.
+        result: once it is done.
+    """
+
+    key: str
+    config: RunConfig
+    folder: Path
+    state: str = "waiting"
+    note: str = ""
+    attempts: int = 0
+    result: CellResult | None = field(default=None, repr=False)
+
+    def look(self) -> None:
+        """Take up what an earlier run of the cell left.
+
+        Raises:
+            InputError: the folder holds the cell with other settings.
+        """
+        saved = RunConfig.from_yaml(self.folder / CONFIG) if (self.folder / CONFIG).exists() else self.config
+        if different := first_difference(self.config, saved):
+            raise InputError(f"{self.folder}: was run with {different}; choose another folder, or put the setting back")
+        if (self.folder / RESULT).exists():
+            self.result = CellResult.model_validate(read_json(self.folder / RESULT, "result"))
+            self.state = "done"
+
+    def stages(self) -> tuple[int, int]:
+        """How many stages are finished, and how many tasks there are; (0, 0) before the run has a record."""
+        try:
+            record = RunRecord.load(self.folder / RUN)
+        except InputError:
+            return 0, 0
+        return len(record.stages), len(record.tasks)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep every other comparison out of a folder; the lock dies with the process that holds it.
+
+    Raises:
+        GorpError: another process compares there.
+    """
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 100).decode(errors="replace").strip() or "unknown"
+            raise GorpError(f"{folder}: process {holder} compares there; wait for it, or end it") from None
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def run_jobs(
+    jobs: Sequence[Job], workers: int, retries: int = 1, on_change: Callable[[Job | None], None] = lambda job: None
+) -> None:
+    """Run jobs to their end, ``workers`` at a time; a failed one is tried again after the others, ``retries`` times.
+
+    Args:
+        jobs: those that are ``waiting`` are run, in order.
+        workers: processes at a time; they share the cores.
+        retries: further attempts of a job that failed other than by bad input.
+        on_change: called with a job whose state has changed, and now and then with None.
+    """
+    waiting = deque(job for job in jobs if job.state == "waiting")
+    running: dict[subprocess.Popen[bytes], Job] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                job = waiting.popleft()
+                running[_start(job, workers)] = job
+                on_change(job)
+            for process in [process for process in running if process.poll() is not None]:
+                job = running.pop(process)
+                _close(process)
+                _finish(job, process.returncode)
+                if job.state == "failed" and process.returncode != InputError.exit_code and job.attempts <= retries:
+                    job.state = "waiting"
+                    waiting.append(job)
+                on_change(job)
+            on_change(None)
+            time.sleep(_POLL_SECONDS)
+    finally:
+        for process in running:
+            process.kill()
+            _close(process)
+
+
+def _start(job: Job, workers: int) -> subprocess.Popen[bytes]:
+    job.folder.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(job.folder / CONFIG, job.config.to_yaml())
+    job.state, job.note = "running", ""
+    job.attempts += 1
+    with (job.folder / LOG).open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "gorp.compare.cell", str(job.folder)],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=_environment(os.environ, workers),
+        )
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
+
+
+def _environment(given: Mapping[str, str], workers: int) -> dict[str, str]:
+    """The cores are shared out: two processes with a thread a core each would wait for each other."""
+    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers)), **given}
+
+
+def _finish(job: Job, code: int) -> None:
+    job.look()
+    if job.state != "done":
+        lines = (job.folder / LOG).read_text(errors="replace").strip().splitlines()
+        job.state = "failed"
+        job.note = lines[-1] if lines else f"ended with {code}"

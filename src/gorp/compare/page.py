@@ -1,0 +1,133 @@
+"""What an experiment found, as files: tables in Markdown, LaTeX and CSV, and one self-contained HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from markupsafe import Markup
+
+from gorp.compare.results import CellResult, Results
+from gorp.compare.tables import Entry, all_grids, entries, summary_grid
+from gorp.files import write_text_atomically
+from gorp.report import plots
+from gorp.report.html import templates
+from gorp.report.tables import to_csv, to_latex, to_markdown
+
+PAGE_FILE = "comparison.html"
+Figure = Callable[[Entry], float | None]
+
+
+def write_files(results: Results, title: str, about: str, against: str, folder: Path) -> Path:
+    """Write ``tables.md``, ``tables.tex``, ``summary.csv`` and ``comparison.html``; returns the page."""
+    grids = all_grids(results, against, title)
+    write_text_atomically(folder / "tables.md", "\n".join(map(to_markdown, grids)))
+    write_text_atomically(folder / "tables.tex", "\n".join(map(to_latex, grids)))
+    write_text_atomically(folder / "summary.csv", to_csv(summary_grid(results, against, title)))
+    return write_text_atomically(folder / PAGE_FILE, render_page(results, title, about, against))
+
+
+def render_page(results: Results, title: str, about: str, against: str) -> str:
+    """The page as text. Raises ``ValueError`` if there is no result."""
+    if not results:
+        raise ValueError("a comparison needs at least one finished cell")
+    found = entries(results, against)
+    runs = list(results.values())
+    return (
+        templates()
+        .get_template("comparison.html.j2")
+        .render(
+            title=title,
+            about=about,
+            against=against,
+            grids=all_grids(results, against, "AP, BWT and FWT"),
+            plots=_plots(found),
+            curves=_curves(found),
+            legend=[(entry.name, style) for style, entry in enumerate(found)],
+            tunings=_tunings(found),
+            environments=sorted({_machine(run) for run in runs}),
+            SERIES_COLOURS=plots.SERIES_COLOURS,
+        )
+    )
+
+
+def _plots(found: Sequence[Entry]) -> list[tuple[str, Markup]]:
+    ap, bwt = _mean_of("AP"), _mean_of("BWT")
+    drawings: list[tuple[str, tuple[str, str], Figure, Figure]] = [
+        ("AP against BWT", ("BWT", "AP"), bwt, ap),
+        (
+            "Stability against plasticity",
+            ("mean score when just learnt", "mean score of earlier tasks at the end"),
+            lambda entry: entry.just_learnt,
+            lambda entry: entry.kept,
+        ),
+        ("Cost against AP", ("seconds of training", "AP"), lambda entry: entry.training_seconds, ap),
+    ]
+    drawn: list[tuple[str, Markup]] = []
+    for heading, titles, x, y in drawings:
+        points = []
+        for style, entry in enumerate(found):
+            across, up = x(entry), y(entry)
+            if across is not None and up is not None:
+                points.append((entry.name, style, across, up))
+        if points:
+            drawn.append((heading, Markup(plots.scatter(heading, titles, points, f"scatter{len(drawn)}"))))
+    return drawn
+
+
+def _mean_of(key: str) -> Figure:
+    def figure(entry: Entry) -> float | None:
+        found = entry.figure(key)
+        return None if found is None else found.value
+
+    return figure
+
+
+def _curves(found: Sequence[Entry]) -> list[tuple[str, list[tuple[str, Markup]]]]:
+    """Per stream, per task, the score over the stages: the mean over seeds, a line per cell."""
+    streams = dict.fromkeys(run.stream for entry in found for run in entry.runs)
+    drawn = []
+    for number, stream in enumerate(streams):
+        tasks = next(run.tasks for entry in found for run in entry.runs if run.stream == stream)
+        parts = [[run for run in entry.runs if run.stream == stream] for entry in found]
+        pictures = []
+        for position, task in enumerate(tasks):
+            lines = [_line(runs, position, style) for style, runs in enumerate(parts) if runs]
+            pictures.append((task, Markup(plots.curve(task, lines, f"curve{number}-{position}"))))
+        drawn.append((stream, pictures))
+    return drawn
+
+
+def _line(runs: Sequence[CellResult], task: int, style: int) -> plots.Line:
+    histories = [[run.zero_shot[task], *(row[task] for row in run.matrix)] for run in runs]
+    values = [_mean(column) for column in zip(*histories, strict=True)]
+    once = all(value is None for value in values[1:-1]) and len(values) > 2
+    return plots.Line(style, values, level=once)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    measured = [value for value in values if value is not None]
+    return fmean(measured) if len(measured) == len(values) else None
+
+
+def _tunings(found: Sequence[Entry]) -> list[tuple[str, list[tuple[str, float | None, bool]]]]:
+    """Per cell with a grid: the settings tried, their AP on validation rows, and whether they were chosen."""
+    tunings = [(entry.name, entry.runs[0].tuning) for entry in found]
+    return [
+        (
+            name,
+            [
+                (", ".join(f"{key}={value}" for key, value in choice.items()), ap, choice == tuning.chosen)
+                for choice, ap in tuning.tried
+            ],
+        )
+        for name, tuning in tunings
+        if tuning is not None
+    ]
+
+
+def _machine(run: CellResult) -> str:
+    told = run.environment
+    keys = ("device", "processor_count", "threads", "python", "torch", "transformers", "peft", "gorp-cl", "commit")
+    return ", ".join(f"{key} {told[key]}" for key in keys if told.get(key) is not None)

@@ -1,0 +1,143 @@
+"""What is kept of a cell, and the file that keeps it: JSON that says how every figure came about."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import statistics
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from gorp.errors import InputError
+from gorp.files import read_json, write_text_atomically
+from gorp.report.record import Matrix, RunRecord
+
+
+class Tuning(BaseModel):
+    """What was tried on validation rows, on one stream with one seed, before the cell ran.
+
+    Attributes:
+        tried: per choice its settings (dotted key -> value) and its AP in percent; None where the run failed.
+        chosen: the settings of the best.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    tried: list[tuple[dict[str, Any], float | None]]
+    chosen: dict[str, Any]
+
+
+class CellResult(BaseModel):
+    """What a finished cell scored, at what cost, and how.
+
+    Attributes:
+        matrix, zero_shot, tasks: as in `RunRecord`, in percent.
+        summary: AP, BWT and the other figures of `RunRecord.summary`, in percent.
+        worst_leak_over_bound: the largest leak of any layer after any stage, as a share of what round-off may leave;
+            None for a method that protects nothing.
+        mean_fullness: of the spaces at the end, 0 to 1; None where there are none.
+        frozen_layers: layers that stopped learning because their space was full.
+        seconds: wall-clock time by part.
+        peak_memory_bytes: of the process, or of the GPU where it ran on one; None where it was not measured.
+        tuning: how its settings were chosen; None where they were given.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    cell: str
+    method: str
+    stream: str
+    seed: int
+    tasks: list[str]
+    zero_shot: list[float | None]
+    matrix: Matrix
+    summary: dict[str, float | None]
+    worst_leak_over_bound: float | None = None
+    mean_fullness: float | None = None
+    frozen_layers: int = 0
+    seconds: dict[str, float] = Field(default_factory=dict)
+    peak_memory_bytes: int | None = None
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    tuning: Tuning | None = None
+
+    @classmethod
+    def of(cls, record: RunRecord, cell: str, peak_memory_bytes: int | None = None) -> CellResult:
+        """What is kept of a finished run."""
+        layers = [layer for stage in record.stages for layer in stage.layers.values()]
+        last = record.stages[-1].layers.values()
+        leaks = [layer.leak / layer.leak_bound for layer in layers if layer.leak is not None and layer.leak_bound]
+        capped = [layer.fullness for layer in last if layer.cap]
+        return cls(
+            cell=cell,
+            method=record.method,
+            stream=record.stream,
+            seed=record.seed,
+            tasks=record.tasks,
+            zero_shot=record.zero_shot_row,
+            matrix=record.matrix,
+            summary=record.summary(),
+            worst_leak_over_bound=max(leaks, default=None),
+            mean_fullness=statistics.fmean(capped) if capped else None,
+            frozen_layers=sum(layer.frozen for layer in last),
+            seconds=record.seconds,
+            peak_memory_bytes=peak_memory_bytes,
+            config=without_paths(record.config),
+            environment=record.environment,
+        )
+
+    @property
+    def just_learnt(self) -> list[float | None]:
+        """Per task its score when it had just been learnt; None throughout where all were learnt at once."""
+        return [row[task] for task, row in enumerate(self.matrix)]
+
+
+Results = dict[str, CellResult]
+_ADAPTER = TypeAdapter(Results)
+
+
+def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's configuration without what only one machine knows: where the model and the data lie."""
+    data = {key: value for key, value in config["data"].items() if key != "dir"}
+    model = config["model"]
+    return {**config, "model": model if model is None else Path(model).name, "data": data}
+
+
+def read_results(file: str | Path) -> Results:
+    """The cells of a results file by key; none if the file does not exist.
+
+    Raises:
+        InputError: the file is damaged, or is not of results.
+    """
+    path = Path(file)
+    if not path.exists():
+        return {}
+    try:
+        return _ADAPTER.validate_python(read_json(path, "results"))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise InputError(f"{path}: key '{'.'.join(map(str, first['loc']))}': {first['msg']}") from None
+
+
+def keep(file: str | Path, results: Mapping[str, CellResult]) -> None:
+    """Add cells to a results file, replacing those of the same key; several processes may do so at once."""
+    path = Path(file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _one_at_a_time(path.with_name(f".{path.name}.lock")):
+        both = {**read_results(path), **results}
+        text = _ADAPTER.dump_json(dict(sorted(both.items())), indent=1).decode()
+        write_text_atomically(path, text + "\n")
+
+
+@contextmanager
+def _one_at_a_time(lock: Path) -> Iterator[None]:
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

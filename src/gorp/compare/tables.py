@@ -1,0 +1,173 @@
+"""The figures of an experiment as grids: a row per cell, runs on all its streams and seeds taken together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import fmean
+
+from gorp.compare.results import CellResult, Results
+from gorp.compare.statistics import Mean, Paired, mean, paired
+from gorp.methods import METHODS, load_method
+from gorp.report.tables import Grid
+from gorp.report.words import NOT_MEASURED, change, score
+
+PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The runs of one cell, and those of the cell it is compared with on the same streams and seeds.
+
+    Attributes:
+        pairs: (own run, the other cell's run); empty for that cell itself.
+    """
+
+    name: str
+    runs: tuple[CellResult, ...]
+    pairs: tuple[tuple[CellResult, CellResult], ...]
+
+    def figure(self, key: str) -> Mean | None:
+        """AP, BWT or another figure of the summary over the runs; None where any run leaves it undefined."""
+        values = _all_of(run.summary.get(key) for run in self.runs)
+        return None if values is None else mean(values)
+
+    def less_the_other(self, key: str) -> Paired | None:
+        """The figure less the other cell's, pair by pair; None where it is undefined."""
+        ours = _all_of(run.summary.get(key) for run, _ in self.pairs)
+        theirs = _all_of(run.summary.get(key) for _, run in self.pairs)
+        return None if ours is None or theirs is None else paired(ours, theirs)
+
+    @property
+    def just_learnt(self) -> float | None:
+        """Mean score of tasks when they had just been learnt, in percent (plasticity)."""
+        values = _all_of(value for run in self.runs for value in run.just_learnt)
+        return None if not values or len(self.runs[0].tasks) < 2 else fmean(values)
+
+    @property
+    def kept(self) -> float | None:
+        """Mean score at the end of all tasks but the last, in percent (stability); None where learnt all at once."""
+        if self.just_learnt is None:
+            return None
+        values = _all_of(value for run in self.runs for value in run.matrix[-1][:-1])
+        return fmean(values) if values else None
+
+    @property
+    def training_seconds(self) -> float:
+        """Seconds of training and of keeping what a task needs, a run."""
+        return fmean(run.seconds.get("train", 0.0) + run.seconds.get("memory", 0.0) for run in self.runs)
+
+    @property
+    def peak_megabytes(self) -> float | None:
+        """The most memory of any run's process, in 10^6 bytes; None where it was not measured."""
+        peaks = [run.peak_memory_bytes for run in self.runs if run.peak_memory_bytes is not None]
+        return max(peaks) / 1e6 if peaks else None
+
+    @property
+    def notes(self) -> str:
+        """What sets the method apart from those that see one task at a time and are not told which one is scored."""
+        method = self.runs[0].method
+        if method not in METHODS:
+            return ""
+        kind = load_method(method)
+        return " ".join([*(["old rows"] if kind.keeps_old_rows else []), *(["told task"] if kind.told_task else [])])
+
+
+def entries(results: Results, against: str) -> list[Entry]:
+    """One entry per cell, the best AP first; pairs are with the runs of the cell ``against``."""
+    by_name: dict[str, list[CellResult]] = {}
+    for result in results.values():
+        by_name.setdefault(result.cell, []).append(result)
+    others = {(run.stream, run.seed): run for run in by_name.get(against, [])}
+    found = []
+    for name, runs in by_name.items():
+        partners = [(run, others.get((run.stream, run.seed))) for run in runs if name != against]
+        found.append(Entry(name, tuple(runs), tuple((run, other) for run, other in partners if other is not None)))
+    return sorted(found, key=lambda entry: -_value(entry.figure("AP")))
+
+
+def summary_grid(results: Results, against: str, title: str = "") -> Grid:
+    """AP, BWT and FWT with 95% intervals, and AP and BWT less those of ``against``, paired, with the test's p."""
+    rows = [
+        (
+            entry.name,
+            str(len(entry.runs)),
+            interval(entry.figure("AP")),
+            interval(entry.figure("BWT"), signed=True),
+            interval(entry.figure("FWT"), signed=True),
+            _difference(entry.less_the_other("AP")),
+            _difference(entry.less_the_other("BWT")),
+            f"{entry.training_seconds:.0f}",
+            NOT_MEASURED if entry.peak_megabytes is None else f"{entry.peak_megabytes:.0f}",
+            entry.notes,
+        )
+        for entry in entries(results, against)
+    ]
+    header = ("method", "runs", "AP", "BWT", "FWT", f"AP less {against}'s", f"BWT less {against}'s")
+    return Grid(title, (*header, "train s", "peak MB", "notes"), tuple(rows))
+
+
+def stream_grid(results: Results, against: str, title: str = "AP by stream") -> Grid:
+    """AP with its interval, a column per stream."""
+    streams = list(dict.fromkeys(result.stream for result in results.values()))
+    rows = []
+    for entry in entries(results, against):
+        runs = [[run for run in entry.runs if run.stream == stream] for stream in streams]
+        cells = [interval(Entry(entry.name, tuple(part), ()).figure("AP")) if part else NOT_MEASURED for part in runs]
+        rows.append((entry.name, *cells))
+    return Grid(title, ("method", *streams), tuple(rows))
+
+
+def task_grid(results: Results, against: str, title: str = "score at the end, and when just learnt, by task") -> Grid:
+    """Per task the mean score after the last task, and when it had just been learnt; of one stream."""
+    tasks = next(iter(results.values())).tasks if results else []
+    rows = []
+    for entry in entries(results, against):
+        last = [_mean_text(run.matrix[-1][task] for run in entry.runs) for task in range(len(tasks))]
+        learnt = [_mean_text(run.just_learnt[task] for run in entry.runs) for task in range(len(tasks))]
+        once = entry.just_learnt is None
+        cells = [end if once else f"{end} ({new})" for end, new in zip(last, learnt, strict=True)]
+        rows.append((entry.name, *cells))
+    return Grid(title, ("method", *tasks), tuple(rows))
+
+
+def all_grids(results: Results, against: str, title: str) -> list[Grid]:
+    """Every grid of an experiment, the summary first."""
+    streams = dict.fromkeys(result.stream for result in results.values())
+    by_stream = {s: {key: result for key, result in results.items() if result.stream == s} for s in streams}
+    grids = [summary_grid(results, against, title)]
+    grids += [stream_grid(results, against)] if len(streams) > 1 else []
+    return grids + [
+        task_grid(part, against, f"{stream}: score at the end (when just learnt), by task")
+        for stream, part in by_stream.items()
+    ]
+
+
+def interval(figure: Mean | None, signed: bool = False) -> str:
+    """``"42.8 ± 2.9"``: the mean and half its 95% interval."""
+    if figure is None:
+        return NOT_MEASURED
+    value = change(figure.value) if signed else score(figure.value)
+    return value if figure.margin is None else f"{value} {PLUS_MINUS} {score(figure.margin)}"
+
+
+def _difference(found: Paired | None) -> str:
+    if found is None:
+        return ""
+    text = interval(found.difference, signed=True)
+    return text if found.p_value is None else f"{text} (p {found.p_value:.2g})"
+
+
+def _mean_text(values: Iterable[float | None]) -> str:
+    measured = _all_of(values)
+    return NOT_MEASURED if not measured else score(fmean(measured), 0)
+
+
+def _all_of(values: Iterable[float | None]) -> list[float] | None:
+    found = list(values)
+    measured = [value for value in found if value is not None]
+    return measured if len(measured) == len(found) else None
+
+
+def _value(figure: Mean | None) -> float:
+    return float("-inf") if figure is None else figure.value

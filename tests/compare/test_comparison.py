@@ -1,0 +1,103 @@
+"""Cells are processes: they are run side by side, resumed after any end, and kept apart."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gorp.compare.comparison import Comparison
+from gorp.compare.experiment import Experiment
+from gorp.compare.fleet import locked
+from gorp.compare.results import read_results
+from gorp.errors import GorpError, InputError
+from gorp.learner import run_stream
+
+SOURCES = str(Path(__file__).parents[2] / "src")
+
+
+@pytest.fixture
+def file(tiny_models, tiny_stream, tmp_path):
+    path = tmp_path / "mine.yaml"
+    experiment = {
+        "base": {
+            "model": str(tiny_models["causal"]),
+            "stream": str(tiny_stream),
+            "training": {"epochs": 1, "batch_size": 4},
+            "lora": {"rank": 2},
+            "data": {"train_rows": 8, "test_rows": 3, "validation_rows": 4},
+        },
+        "cells": {
+            "seq": {"method": "seq-lora", "grid": {"training.lr": [1e-3, 1e-2]}},
+            "fixed": {"method": "seq-lora"},
+            "wrong": {"method": "seq-lora", "lora": {"targets": ["nothing"]}},
+        },
+        "against": "seq",
+    }
+    path.write_text(yaml.safe_dump(experiment))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def sources_of_this_checkout(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", SOURCES)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def test_a_failure_stays_with_its_cell_and_settings_are_chosen_on_validation_rows(file, tmp_path):
+    comparison = Comparison(Experiment.read(file), tmp_path / "out", only=["seq", "wrong"])
+    changes = []
+    with pytest.raises(GorpError, match=r"1 of 4 cells failed \(wrong/.*/0: .*'nothing' matches no linear layer"):
+        comparison.run(workers=2, on_change=lambda job: changes.append(job and (job.key, job.state)))
+    ((key, result),) = read_results(tmp_path / "out" / "results.json").items()
+    assert key.startswith("seq/") and result.cell == "seq"
+    assert result.config["evaluation"]["split"] == "test"
+    assert [choice for choice, _ in result.tuning.tried] == [{"training.lr": 1e-3}, {"training.lr": 1e-2}]
+    best = max(result.tuning.tried, key=lambda tried: tried[1])
+    assert result.tuning.chosen == best[0] and result.config["training"]["lr"] == best[0]["training.lr"]
+    for tried in (tmp_path / "out" / "tuning" / "seq").glob("*/result.json"):
+        assert json.loads(tried.read_text())["config"]["evaluation"]["split"] == "validation"
+    assert result.peak_memory_bytes > 10**8 and result.seconds["train"] > 0 and result.environment["torch"]
+    states = [state for job, state in filter(None, changes) if job.startswith("wrong/")]
+    assert states == ["waiting", "running", "failed"], "bad input is not tried again"
+    with pytest.raises(InputError, match=r"was run with training\.epochs = 1, not 2"):
+        Comparison(Experiment.read(file), tmp_path / "out", ["training.epochs=2"])
+
+
+def test_killed_with_its_children_it_goes_on(file, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "gorp", "compare", str(file), "--out", str(out), "--only", "fixed"]
+    started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not list(out.glob("cells/fixed/*/0/run/state.json")):
+        assert started.poll() is None, started.stderr.read()
+        time.sleep(0.05)
+    with pytest.raises(GorpError, match=rf"process {started.pid} compares there"), locked(out):
+        pass
+    children = _children(started.pid)
+    os.kill(started.pid, signal.SIGKILL)
+    started.communicate()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{child}/cmdline").exists() for child in children) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(Path(f"/proc/{child}/cmdline").exists() for child in children)
+    again = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert again.returncode == 0, again.stderr
+    (resumed,) = read_results(out / "results.json").values()
+    experiment = Experiment.read(file)
+    (cell,) = experiment.plan(["fixed"])
+    assert resumed.matrix == run_stream(experiment.config(cell), tmp_path / "whole").matrix
+    assert (out / "comparison.html").exists() and "page: " in again.stdout
+
+
+def _children(parent: int) -> list[int]:
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        fields = status.read_text().rpartition(")")[2].split()
+        if int(fields[1]) == parent:
+            found.append(int(status.parent.name))
+    return found

@@ -1,0 +1,95 @@
+import pytest
+
+from gorp.compare.experiment import Cell, Experiment, unlike
+from gorp.errors import InputError
+
+TEXT = """
+about: two methods
+base: {model: t5-tiny, stream: builtin, training: {epochs: 1, batch_size: 4}}
+seeds: [0, 1]
+streams: [builtin, long/4]
+cells:
+  gorp: {method: gorp, grid: {training.lr: [1.0e-3, 3.0e-3], gorp.energy: [0.9]}}
+  joint: {method: joint, training: {epochs: 2}, streams: [builtin], seeds: [0]}
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(TEXT)
+    return path
+
+
+def test_cells_are_methods_by_streams_by_seeds(file):
+    experiment = Experiment.read(file)
+    assert [cell.key for cell in experiment.plan()] == [
+        "gorp/builtin/0",
+        "joint/builtin/0",
+        "gorp/long-4/0",
+        "gorp/builtin/1",
+        "gorp/long-4/1",
+    ]
+    assert [cell.key for cell in experiment.plan(["gorp"], [1])] == ["gorp/builtin/1", "gorp/long-4/1"]
+
+
+def test_a_cell_says_what_differs_from_the_base(file):
+    config = Experiment.read(file).config(Cell("joint", "builtin", 3), ["training.warmup=0.1"])
+    training = config.training
+    assert (config.method, config.seed) == ("joint", 3)
+    assert (training.epochs, training.batch_size, training.warmup) == (2, 4, 0.1)
+
+
+def test_a_grid_is_every_combination(file):
+    experiment = Experiment.read(file)
+    assert experiment.choices("gorp") == [
+        {"training.lr": 0.001, "gorp.energy": 0.9},
+        {"training.lr": 0.003, "gorp.energy": 0.9},
+    ]
+    assert experiment.choices("joint") == [{}]
+
+
+def test_what_is_not_the_same_for_all_cells_is_named(file):
+    experiment = Experiment.read(file)
+    configs = {cell.name: experiment.config(cell) for cell in experiment.plan()}
+    assert list(unlike(configs)) == ["the cells differ in training.epochs: 1 for gorp; 2 for joint"]
+
+
+def test_another_file_is_extended(file):
+    more = file.with_name("more.yaml")
+    more.write_text("extends: mine.yaml\nbase: {training: {epochs: 5}}\nseeds: [7]\n")
+    experiment = Experiment.read(more)
+    assert experiment.name == "more" and experiment.seeds == [7]
+    assert experiment.base["training"] == {"epochs": 5, "batch_size": 4}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("about:", "abuot:", r"mine\.yaml: unknown key 'abuot' \(did you mean 'about'\?\); accepted: "),
+        ("[0, 1]", "[]", r"mine\.yaml: key 'seeds': .*at least 1"),
+        ("cells:", "cellar:", r"mine\.yaml: (unknown key 'cellar'|key 'cells')"),
+    ],
+)
+def test_mistakes_in_the_file_are_named(file, old, new, message):
+    file.write_text(TEXT.replace(old, new))
+    with pytest.raises(InputError, match=message):
+        Experiment.read(file)
+
+
+def test_mistakes_in_cells_are_named(file):
+    experiment = Experiment.read(file)
+    with pytest.raises(InputError, match=r"no cell 'jiont' in mine \(did you mean 'joint'\?\)"):
+        experiment.plan(["jiont"])
+    file.write_text(TEXT.replace("epochs: 2", "epoch: 2"))
+    with pytest.raises(InputError, match=r"experiment mine: cell joint: unknown key 'training.epoch'"):
+        Experiment.read(file).config(Cell("joint", "builtin", 0))
+    file.write_text(TEXT.replace("[1.0e-3, 3.0e-3]", "1.0e-3"))
+    with pytest.raises(InputError, match=r"cells\.gorp\.grid: expected lists"):
+        Experiment.read(file).choices("gorp")
+
+
+def test_an_empty_file_is_named(tmp_path):
+    (tmp_path / "none.yaml").write_text("")
+    with pytest.raises(InputError, match=r"none\.yaml: is empty"):
+        Experiment.read(tmp_path / "none.yaml")

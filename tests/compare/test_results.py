@@ -1,0 +1,32 @@
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from gorp.compare.results import keep, read_results
+from gorp.errors import InputError
+
+
+def test_results_come_back_as_they_were_kept(results, tmp_path):
+    file = tmp_path / "deep" / "all.json"
+    keep(file, results)
+    assert read_results(file) == results
+    assert read_results(tmp_path / "none.json") == {}
+
+
+def test_processes_that_keep_at_once_lose_nothing(results, tmp_path):
+    file = tmp_path / "all.json"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda item: keep(file, dict([item])), results.items()))
+    assert read_results(file) == results
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", r"all\.json:1: not valid JSON"), ('{"gorp/a/0": {"cell": "gorp"}}', r"all\.json: key 'gorp/a/0\.method'")],
+)
+def test_a_damaged_file_is_named_and_not_overwritten(results, tmp_path, text, message):
+    file = tmp_path / "all.json"
+    file.write_text(text)
+    with pytest.raises(InputError, match=message):
+        keep(file, results)
+    assert file.read_text() == text

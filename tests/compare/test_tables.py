@@ -1,0 +1,56 @@
+import csv
+import io
+
+import pytest
+
+from gorp.compare.page import render_page, write_files
+from gorp.compare.tables import entries, stream_grid, summary_grid, task_grid
+from gorp.report.tables import to_csv, to_latex
+from gorp.report.words import MINUS
+
+
+def test_the_best_comes_first_and_pairs_share_stream_and_seed(results):
+    joint, gorp, plain = entries(results, "gorp")
+    assert [joint.name, gorp.name, plain.name] == ["joint", "gorp", "<plain>"]
+    assert plain.less_the_other("AP").difference.value == -19
+    assert plain.less_the_other("BWT").difference.value == pytest.approx(-41)
+    assert joint.less_the_other("AP").p_value is None and joint.less_the_other("BWT") is None
+    assert gorp.pairs == ()
+    assert gorp.just_learnt == pytest.approx(70.5) and gorp.kept == pytest.approx(81)
+    assert joint.just_learnt is None
+
+
+def test_the_summary_says_it_in_text(results):
+    grid = summary_grid(results, "gorp", "mine")
+    row = dict(zip(grid.header, grid.rows[2], strict=True))
+    assert row["method"] == "<plain>" and row["runs"] == "3"
+    assert row["AP"] == "51.5 ± 1.2" and row["AP less gorp's"] == f"{MINUS}19.0 ± 0.0 (p 0.25)"
+    assert row["train s"] == "12" and row["peak MB"] == "502"
+    assert dict(zip(grid.header, grid.rows[0], strict=True))["notes"] == "old rows"
+
+
+def test_tasks_and_streams(results):
+    assert task_grid(results, "gorp").rows[1] == ("gorp", "81 (81)", "60 (60)")
+    assert task_grid(results, "gorp").rows[0] == ("joint", "85", "71")
+    assert stream_grid(results, "gorp").header == ("method", "two/1")
+
+
+def test_a_grid_as_csv_and_latex(results):
+    grid = summary_grid(results, "gorp", "100% & more")
+    rows = list(csv.reader(io.StringIO(to_csv(grid))))
+    assert tuple(rows[0]) == grid.header and len(rows) == 4
+    text = to_latex(task_grid(results, "gorp", "100% & more"))
+    assert r"\caption{100\% \& more}" in text and r"old\_task" in text and r"\begin{tabular}{lrr}" in text
+    assert r"$\pm$" in to_latex(grid) and "±" not in to_latex(grid)
+
+
+def test_the_page_shows_every_figure_and_escapes_names(results, tmp_path):
+    page = render_page(results, "mine", "which one?", "gorp")
+    assert "<plain>" not in page and "&lt;plain&gt;" in page
+    for text in ("AP against BWT", "Stability against plasticity", "Cost against AP", "training.lr=0.1: 60.0, taken"):
+        assert text in page
+    assert page.count("<svg") == 3 + 2
+    write_files(results, "mine", "", "gorp", tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"comparison.html", "tables.md", "tables.tex", "summary.csv"}
+    with pytest.raises(ValueError, match="at least one finished cell"):
+        render_page({}, "mine", "", "gorp")
