@@ -23,6 +23,8 @@ from gorp.report.words import score
 
 SERIES_COLOURS = 6
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (3, 1)), (0, (8, 3)))
+_MARKERS = "os^D"
+_LINE_OF_TEXT = 0.14  # inches
 _SERIES = [f"#00000{digit + 1}" for digit in range(SERIES_COLOURS)]
 _INK, _MUTED, _RULE = "#00000a", "#00000b", "#00000c"
 
@@ -112,16 +114,46 @@ def dots(title: str, rows: Sequence[tuple[str, int, Sequence[float]]], identity:
 def scatter(
     title: str, axes_titles: tuple[str, str], points: Sequence[tuple[str, int, float, float]], identity: str
 ) -> str:
-    """A named dot per method. ``points``: label, style number, x, y; ``axes_titles`` are those of x and y."""
-    figure, axes = _canvas(4.6, 3.2, margins=(0.45, 0.42, 0.9, 0.1))
-    for label, style, x, y in points:
-        axes.plot([x], [y], "o", color=_style(style)[0], markersize=5, clip_on=False, zorder=3)
-        axes.annotate(label, (x, y), xytext=(5, 3), textcoords="offset points", fontsize=8, parse_math=False)
-    axes.set_xlabel(axes_titles[0])
-    axes.set_ylabel(axes_titles[1])
+    """A dot per method, its name at the right edge. ``points``: label, style number, x, y; titles of x and y."""
+    height = max(2.6, 0.6 + _LINE_OF_TEXT * len(points))
+    figure, axes = _canvas(4.6, height, margins=(0.45, 0.42, 1.6, 0.1))
+    for _, style, x, y in points:
+        marker = _MARKERS[style // SERIES_COLOURS % len(_MARKERS)]
+        axes.plot([x], [y], marker, color=_style(style)[0], markersize=5, clip_on=False, zorder=3)
     axes.margins(0.08)
     axes.locator_params(nbins=5)
+    axes.set_xlabel(axes_titles[0])
+    axes.set_ylabel(axes_titles[1])
+    low, high = axes.get_ylim()
+    ranked = sorted(points, key=lambda point: point[3])
+    shares = spread([(y - low) / (high - low) for *_, y in ranked], _LINE_OF_TEXT / (height - 0.52))
+    for (label, style, x, y), share in zip(ranked, shares, strict=True):
+        axes.annotate(
+            label,
+            (x, y),
+            xytext=(1.06, share),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=8,
+            parse_math=False,
+            arrowprops={"arrowstyle": "-", "color": _style(style)[0], "linewidth": 0.5, "alpha": 0.5},
+        )
     return _svg(figure, title, identity)
+
+
+def spread(wanted: Sequence[float], gap: float) -> list[float]:
+    """Places near those ``wanted``, which ascend, in the same order and at least ``gap`` apart, between 0 and 1.
+
+    Where 0 to 1 is too short for that, the places go on above 1.
+    """
+    places: list[float] = []
+    for place in wanted:
+        places.append(max(place, places[-1] + gap) if places else max(place, 0.0))
+    ceiling = max(1.0, gap * (len(places) - 1))
+    for position in range(len(places) - 1, -1, -1):
+        places[position] = min(places[position], ceiling)
+        ceiling = places[position] - gap
+    return places
 
 
 @matplotlib.rc_context(_SETTINGS)
