@@ -12,7 +12,6 @@ replaced last. Everything it does not name is left over from a crash, and remove
 from __future__ import annotations
 
 import filecmp
-import json
 import os
 import re
 import shutil
@@ -156,7 +155,7 @@ class RunFolder:
         for position, task in enumerate(tasks, start=len(state.tasks)):
             folder = self.path / task_folder(position, task.name)
             for split, rows in (("test", task.test), ("validation", task.validation)):
-                lines = [json.dumps(_plain(row)) for row in rows]
+                lines = [row.to_json() for row in rows]
                 write_text_atomically(folder / f"{split}.jsonl", "".join(f"{line}\n" for line in lines))
         record.save(self.path / RECORD)
         known = [*state.tasks, *(KnownTask.of(task) for task in tasks)]
@@ -301,16 +300,6 @@ def _write_stage(folder: Path, files: StageFiles) -> None:
         files.space.save(folder / SPACE)
 
 
-def _plain(row: Example) -> dict[str, Any]:
-    return {
-        "prompt": row.prompt,
-        "answer": row.answer,
-        "truncatable": row.truncatable,
-        "references": row.references,
-        "messages": row.messages,
-    }
-
-
 def _read_rows(path: Path) -> list[Example]:
     rows = []
     try:
@@ -319,10 +308,7 @@ def _read_rows(path: Path) -> list[Example]:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); the run folder is damaged") from None
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
-            start, end = row["truncatable"]
-            messages = tuple((role, content) for role, content in row["messages"])
-            rows.append(Example(row["prompt"], row["answer"], (start, end), tuple(row["references"]), messages))
+            rows.append(Example.from_json(line))
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}:{number}: not a row of a run ({error}); the run folder is damaged") from None
     return rows

@@ -23,6 +23,22 @@ class Example:
     references: tuple[str, ...] = ()
     messages: tuple[tuple[str, str], ...] = ()
 
+    def to_json(self) -> str:
+        """One line of JSON that `from_json` reads."""
+        return json.dumps(vars(self))
+
+    @classmethod
+    def from_json(cls, line: str) -> Example:
+        """The example that `to_json` wrote.
+
+        Raises:
+            ValueError, KeyError or TypeError: the line is not such an example.
+        """
+        row = json.loads(line)
+        start, end = row["truncatable"]
+        messages = tuple((role, content) for role, content in row["messages"])
+        return cls(row["prompt"], row["answer"], (start, end), tuple(row["references"]), messages)
+
 
 @dataclass(frozen=True)
 class Task:
