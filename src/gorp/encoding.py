@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -92,8 +93,8 @@ class Encoder:
         )
         return batch
 
-    def logits(self, model: torch.nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        """`answer_logits` of the model that this encoder was made for, bare or wrapped."""
+    def logits(self, model: Callable[..., Any], batch: Mapping[str, Tensor]) -> Tensor:
+        """`answer_logits` of the model that this encoder was made for, bare or wrapped, or of what stands in for it."""
         return answer_logits(model, batch, self.keeps_last_logits)
 
     def prompt_batch(self, prompts: Sequence[Sequence[int]]) -> dict[str, Tensor]:
@@ -108,11 +109,16 @@ class Encoder:
         return {
             "input_ids": _pad(sequences, self.pad, left=True),
             "attention_mask": mask,
-            "position_ids": (mask.cumsum(dim=1) - 1).clamp(min=0),
+            "position_ids": position_ids(mask),
         }
 
 
-def answer_logits(model: torch.nn.Module, batch: Mapping[str, Tensor], keeps_last_logits: bool = False) -> Tensor:
+def position_ids(attention_mask: Tensor) -> Tensor:
+    """Positions (batch, length) counted over the tokens that are not padding, 0 on padding before the first."""
+    return (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
+
+
+def answer_logits(model: Callable[..., Any], batch: Mapping[str, Tensor], keeps_last_logits: bool = False) -> Tensor:
     """Logits (batch, longest answer, vocabulary) of the answers of a batch of `Encoder.training_batch`."""
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     length = batch["labels"].shape[1]

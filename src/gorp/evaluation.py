@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from gorp.encoding import Encoder
@@ -87,16 +88,13 @@ class Evaluator:
             self._prompts[key] = Prompts.of(examples, self.encoder)
         prompts = self._prompts[key]
         answers = [""] * len(examples)
-        was_training = self.model.training
-        self.model.train(False)
-        with autocast(self.model.device, self.precision):
+        with evaluating(self.model), autocast(self.model.device, self.precision):
             for first in range(0, len(examples), self.batch_size):
                 part = slice(first, first + self.batch_size)
                 for index, answer in zip(prompts.order[part], self._answer(prompts, part), strict=True):
                     answers[index] = answer
                 if on_step:
                     on_step(min(part.stop, len(examples)), len(examples))
-        self.model.train(was_training)
         return answers
 
     def _answer(self, prompts: Prompts, part: slice) -> list[str]:
@@ -116,6 +114,17 @@ class Evaluator:
         prompt_length = inputs["input_ids"].shape[1] if self.encoder.kind == "causal" else 0
         texts = self.encoder.tokenizer.batch_decode(generated[:, prompt_length:], skip_special_tokens=True)
         return [text.strip().split("\n")[0].strip() for text in texts]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, without dropout; the mode there was comes back."""
+    was_training = model.training
+    model.train(False)
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
