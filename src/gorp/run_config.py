@@ -25,7 +25,7 @@ class TrainingConfig(_Section):
     epochs: int = Field(3, ge=1)
     batch_size: int = Field(8, ge=1, description="rows per forward pass")
     accumulation_steps: int = Field(1, ge=1, description="forward passes per optimizer step")
-    lr: float = Field(1e-3, gt=0, description="learning rate of LoRA factors")
+    lr: float = Field(1e-3, gt=0, description="learning rate of LoRA factors and prompts")
     full_rank_lr: float = Field(1e-2, gt=0, description="learning rate of full-rank layers")
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup: float = Field(0.0, ge=0, lt=1, description="share of a task's steps over which the learning rate rises")
@@ -57,7 +57,7 @@ class EvaluationConfig(_Section):
 
 
 class LoRAConfig(_Section):
-    """LoRA of the plain methods (seq-lora, inc-lora, joint)."""
+    """LoRA of every method that learns by it, but for gorp."""
 
     rank: int = Field(8, ge=1)
     alpha: float = Field(32.0, gt=0)

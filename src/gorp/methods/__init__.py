@@ -21,6 +21,8 @@ METHODS: dict[str, str] = {
     "seq-lora": "gorp.methods.seq_lora:SeqLoRA",
     "inc-lora": "gorp.methods.inc_lora:IncLoRA",
     "joint": "gorp.methods.joint:Joint",
+    "zero-shot": "gorp.methods.zero_shot:ZeroShot",
+    "per-task": "gorp.methods.per_task:PerTask",
 }
 
 
