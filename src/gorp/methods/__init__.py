@@ -23,6 +23,7 @@ METHODS: dict[str, str] = {
     "joint": "gorp.methods.joint:Joint",
     "zero-shot": "gorp.methods.zero_shot:ZeroShot",
     "per-task": "gorp.methods.per_task:PerTask",
+    "replay": "gorp.methods.replay:Replay",
 }
 
 
