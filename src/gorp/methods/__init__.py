@@ -24,6 +24,7 @@ METHODS: dict[str, str] = {
     "zero-shot": "gorp.methods.zero_shot:ZeroShot",
     "per-task": "gorp.methods.per_task:PerTask",
     "replay": "gorp.methods.replay:Replay",
+    "ewc": "gorp.methods.ewc:EWC",
 }
 
 
