@@ -25,6 +25,7 @@ METHODS: dict[str, str] = {
     "per-task": "gorp.methods.per_task:PerTask",
     "replay": "gorp.methods.replay:Replay",
     "ewc": "gorp.methods.ewc:EWC",
+    "lwf": "gorp.methods.lwf:LwF",
 }
 
 
