@@ -26,6 +26,8 @@ METHODS: dict[str, str] = {
     "replay": "gorp.methods.replay:Replay",
     "ewc": "gorp.methods.ewc:EWC",
     "lwf": "gorp.methods.lwf:LwF",
+    "l2p": "gorp.methods.l2p:L2P",
+    "prog-prompt": "gorp.methods.prog_prompt:ProgPrompt",
 }
 
 
