@@ -38,7 +38,7 @@ class EWC(PlainLoRA):
     class Options(MethodOptions):
         """How strongly the factors are held, and how well that is estimated."""
 
-        strength: float = Field(1000.0, ge=0, description="weight of the penalty, lambda in the paper")
+        strength: float = Field(100.0, ge=0, description="weight of the penalty, lambda in the paper")
         rows: int = Field(200, ge=1, description="rows of a task that its Fisher information is estimated from")
 
     def __init__(self, config: RunConfig) -> None:
