@@ -28,6 +28,8 @@ METHODS: dict[str, str] = {
     "lwf": "gorp.methods.lwf:LwF",
     "l2p": "gorp.methods.l2p:L2P",
     "prog-prompt": "gorp.methods.prog_prompt:ProgPrompt",
+    "o-lora": "gorp.methods.o_lora:OLoRA",
+    "n-lora": "gorp.methods.n_lora:NLoRA",
 }
 
 

@@ -1,0 +1,38 @@
+"""n-lora: a new LoRA for every task whose update is kept sparse, so that the updates of tasks seldom collide."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from gorp.methods.base import Batch, MethodOptions
+from gorp.methods.inc_lora import IncLoRA
+from gorp.methods.plain_lora import ADAPTER
+
+
+class NLoRAOptions(MethodOptions):
+    """Weight of the penalty."""
+
+    sparsity: float = Field(0.4, ge=0, description="weight of the sum of absolute values of the task's weight change")
+
+
+class NLoRA(IncLoRA):
+    """Yang et al. 2025: the L1 norm of what a task adds to the weights, whatever the shape of the layer."""
+
+    name = "n-lora"
+    source = "Yang et al. 2025, Is Parameter Collision Hindering Continual Learning in LLMs? (COLING)"
+    keeps = "nothing; each task's sparse update is merged into the weights"
+    costs = "LoRA's, and for the penalty a matrix of the size of each layer's weight a step"
+    Options: ClassVar[type[MethodOptions]] = NLoRAOptions
+    options: NLoRAOptions
+
+    def penalty(self, batch: Batch, logits: Tensor) -> Tensor:
+        """Sparsity * sum over layers of ||(alpha / rank) B A||_1."""
+        total = logits.new_zeros((), dtype=torch.float32)
+        for layer in self._layers.values():
+            A, B = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+            total = total + (layer.scaling[ADAPTER] * (B @ A)).abs().sum()
+        return self.options.sparsity * total
