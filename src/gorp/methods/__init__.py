@@ -20,6 +20,7 @@ METHODS: dict[str, str] = {
     "gorp": "gorp.methods.gorp:GORP",
     "seq-lora": "gorp.methods.seq_lora:SeqLoRA",
     "inc-lora": "gorp.methods.inc_lora:IncLoRA",
+    "seq-full": "gorp.methods.seq_full:SeqFull",
     "joint": "gorp.methods.joint:Joint",
     "zero-shot": "gorp.methods.zero_shot:ZeroShot",
     "per-task": "gorp.methods.per_task:PerTask",
