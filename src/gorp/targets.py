@@ -41,3 +41,15 @@ def names_layer(target: str, name: str) -> bool:
     parts, wanted = name.split("."), target.split(".")
     runs = (parts[i : i + len(wanted)] for i in range(len(parts) - len(wanted) + 1))
     return any(all(map(fnmatchcase, run, wanted)) for run in runs)
+
+
+def block_layers(model: nn.Module, key: str) -> list[str]:
+    """Dotted names of the linear layers inside the model's numbered blocks: attention and MLP, no head.
+
+    Raises:
+        InputError: there are none, so that ``key`` has to name some.
+    """
+    names = [name for name in linear_names(model) if any(part.isdigit() for part in name.split("."))]
+    if not names:
+        raise InputError(f"{key}: this model has no numbered blocks; name some layers; {describe_layers(model)}")
+    return names
