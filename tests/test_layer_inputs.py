@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from gorp.layer_inputs import ROWS_PER_LAYER, collect_inputs
+from gorp.layer_inputs import ROWS_PER_LAYER, collect_inputs, input_covariances
 
 
 class Model(nn.Module):
@@ -28,3 +28,15 @@ def test_short_batches_and_the_limit():
     model = Model()
     inputs = collect_inputs(model, ["first"], [{"x": torch.randn(1, 2, 3)}] * 200)
     assert inputs["first"].shape == (ROWS_PER_LAYER, 3)
+
+
+def test_covariances_are_summed_over_every_position():
+    model = Model().train()
+    batches = [{"x": torch.randn(1, length, 3)} for length in (4, 7)]
+    covariances = input_covariances(model, ["first", "second"], batches)
+    rows = torch.cat([batch["x"][0] for batch in batches])
+    torch.testing.assert_close(covariances["first"], rows.mT @ rows)
+    hidden = model.first(rows).detach()
+    torch.testing.assert_close(covariances["second"], hidden.mT @ hidden)
+    assert model.training
+    assert not model.first._forward_pre_hooks

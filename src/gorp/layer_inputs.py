@@ -1,8 +1,8 @@
-"""Held-out inputs of single layers: what a layer sees on a task, kept to measure later how that task is disturbed."""
+"""Inputs of single layers: rows kept to measure later how a task is disturbed, and covariances of all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,6 @@ from torch import Tensor, nn
 ROWS_PER_LAYER = 256
 
 
-@torch.inference_mode()
 def collect_inputs(
     model: nn.Module,
     layer_names: Sequence[str],
@@ -32,13 +31,48 @@ def collect_inputs(
     """
     kept: dict[str, list[Tensor]] = {name: [] for name in layer_names}
 
-    def keep(name: str, inputs: Tensor) -> None:
-        rows = inputs.detach().reshape(-1, inputs.shape[-1])
+    def keep(name: str, rows: Tensor) -> None:
         positions = torch.linspace(0, len(rows) - 1, min(rows_per_batch, len(rows)), device=rows.device).round().long()
         kept[name].append(rows[positions].float().cpu())
 
+    _show_inputs(model, layer_names, batches, keep)
+    return {name: torch.cat(rows)[:rows_per_layer].clone() for name, rows in kept.items() if rows}
+
+
+def input_covariances(
+    model: nn.Module, layer_names: Sequence[str], batches: Iterable[Mapping[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Uncentred covariances X^T X of the inputs X, rows (n, in), of layers over all positions of some batches.
+
+    Args:
+        model, layer_names, batches: as for `collect_inputs`.
+
+    Returns:
+        Per layer (in, in), summed and not averaged, fp32 or wider, on the layer's device; a layer not called has none.
+    """
+    sums: dict[str, Tensor] = {}
+
+    def add(name: str, rows: Tensor) -> None:
+        wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        product = wide.mT @ wide
+        sums[name] = sums[name] + product if name in sums else product
+
+    _show_inputs(model, layer_names, batches, add)
+    return sums
+
+
+@torch.no_grad()
+def _show_inputs(
+    model: nn.Module,
+    layer_names: Sequence[str],
+    batches: Iterable[Mapping[str, Tensor]],
+    see: Callable[[str, Tensor], None],
+) -> None:
+    """Call ``see`` with a layer's name and its inputs (n, in), for every layer and batch."""
     handles = [
-        model.get_submodule(name).register_forward_pre_hook(lambda _, inputs, name=name: keep(name, inputs[0]))
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda _, inputs, name=name: see(name, inputs[0].detach().reshape(-1, inputs[0].shape[-1]))
+        )
         for name in layer_names
     ]
     was_training = model.training
@@ -50,4 +84,3 @@ def collect_inputs(
         for handle in handles:
             handle.remove()
         model.train(was_training)
-    return {name: torch.cat(rows)[:rows_per_layer].clone() for name, rows in kept.items() if rows}

@@ -31,6 +31,7 @@ METHODS: dict[str, str] = {
     "prog-prompt": "gorp.methods.prog_prompt:ProgPrompt",
     "o-lora": "gorp.methods.o_lora:OLoRA",
     "n-lora": "gorp.methods.n_lora:NLoRA",
+    "inflora": "gorp.methods.inflora:InfLoRA",
     "osf": "gorp.methods.osf:OSF",
 }
 
