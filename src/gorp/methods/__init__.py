@@ -32,6 +32,7 @@ METHODS: dict[str, str] = {
     "o-lora": "gorp.methods.o_lora:OLoRA",
     "n-lora": "gorp.methods.n_lora:NLoRA",
     "inflora": "gorp.methods.inflora:InfLoRA",
+    "migu": "gorp.methods.migu:MIGU",
     "osf": "gorp.methods.osf:OSF",
 }
 
