@@ -9,6 +9,8 @@ from gorp.progress import SilentProgress
 from gorp.run_config import RunConfig
 from gorp.run_setup import load_stream
 
+NEEDS = {"galore": "galore_torch"}  # packages that gorp does without
+
 
 def settings(tiny_models, tiny_stream, method, kind):
     return RunConfig.from_mapping(
@@ -46,6 +48,8 @@ class StopsInTheLastTask(SilentProgress):
 def test_interrupted_or_not_it_comes_to_the_same_and_scores_the_same_on_another_day(
     tiny_models, tiny_stream, tmp_path, name, kind
 ):
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name], reason=f"pip install gorp-cl[{name}]")
     config = settings(tiny_models, tiny_stream, name, kind)
     tasks = load_stream(config)[:2]
     whole = run_stream(config, tmp_path / "whole", tasks)

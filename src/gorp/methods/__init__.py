@@ -34,6 +34,7 @@ METHODS: dict[str, str] = {
     "inflora": "gorp.methods.inflora:InfLoRA",
     "migu": "gorp.methods.migu:MIGU",
     "osf": "gorp.methods.osf:OSF",
+    "galore": "gorp.methods.galore:GaLore",
 }
 
 
