@@ -37,6 +37,7 @@ def file(tiny_models, tiny_stream, tmp_path):
             "fixed": {"method": "seq-lora"},
             "wrong": {"method": "seq-lora", "lora": {"targets": ["nothing"]}},
         },
+        "tuning": {"data": {"train_rows": 4}},
         "against": "seq",
     }
     path.write_text(yaml.safe_dump(experiment))
@@ -61,7 +62,8 @@ def test_a_failure_stays_with_its_cell_and_settings_are_chosen_on_validation_row
     best = max(result.tuning.tried, key=lambda tried: tried[1])
     assert result.tuning.chosen == best[0] and result.config["training"]["lr"] == best[0]["training.lr"]
     for tried in (tmp_path / "out" / "tuning" / "seq").glob("*/result.json"):
-        assert json.loads(tried.read_text())["config"]["evaluation"]["split"] == "validation"
+        config = json.loads(tried.read_text())["config"]
+        assert config["evaluation"]["split"] == "validation" and config["data"]["train_rows"] == 4
     assert result.peak_memory_bytes > 10**8 and result.seconds["train"] > 0 and result.environment["torch"]
     states = [state for job, state in filter(None, changes) if job.startswith("wrong/")]
     assert states == ["waiting", "running", "failed"], "bad input is not tried again"

@@ -11,6 +11,7 @@ from gorp.compare.experiment import Cell, Experiment
 from gorp.compare.fleet import Job, run_jobs
 from gorp.compare.results import Results, Tuning, keep
 from gorp.errors import GorpError
+from gorp.run_config import RunConfig
 
 RESULTS_FILE = "results.json"
 
@@ -80,7 +81,7 @@ class Comparison:
             on_change(job)
 
         finals = [
-            self._job(cell, f"cells/{cell.key}", _overrides(tuning.chosen if (tuning := tunings[cell.name]) else {}))
+            self._job(cell, _overrides(tuning.chosen if (tuning := tunings[cell.name]) else {}))
             for cell in self.cells
             if cell.name not in self.tuning_jobs or tunings[cell.name] is not None
         ]
@@ -91,17 +92,20 @@ class Comparison:
         self._raise_for_failures()
         return results
 
-    def _job(self, cell: Cell, place: str, settings: Sequence[str], key: str = "") -> Job:
-        config = self.experiment.config(cell, [*self.settings, *settings])
-        job = Job(key or cell.key, config.model_copy(update={"name": cell.name}), self.folder / place)
-        job.look()
-        return job
+    def _job(self, cell: Cell, chosen: Sequence[str]) -> Job:
+        config = self.experiment.config(cell, [*self.settings, *chosen])
+        return self._found(cell.key, cell, config, f"cells/{cell.key}")
 
     def _tuning_job(self, name: str, number: int, choice: dict[str, Any]) -> Job:
         """On the first stream and seed of the cell in the whole experiment, so that the choice is always the same."""
-        first = next(cell for cell in self.experiment.plan([name]))
-        settings = [*_overrides(choice), "evaluation.split=validation"]
-        return self._job(first, f"tuning/{name}/{number}", settings, f"tuning {name} {json.dumps(choice)}")
+        cell = self.experiment.plan([name])[0]
+        config = self.experiment.config(cell, [*self.settings, *_overrides(choice)], tuning=True)
+        return self._found(f"tuning {name} {json.dumps(choice)}", cell, config, f"tuning/{name}/{number}")
+
+    def _found(self, key: str, cell: Cell, config: RunConfig, place: str) -> Job:
+        job = Job(key, config.model_copy(update={"name": cell.name}), self.folder / place)
+        job.look()
+        return job
 
     def _tuning(self, name: str) -> Tuning | None:
         """How the settings of a cell were chosen: by AP, the first of equals; None without a grid, or if all failed."""

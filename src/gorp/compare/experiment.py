@@ -43,6 +43,7 @@ class Experiment(BaseModel):
             ``streams`` and ``seeds`` (fewer than the experiment's) are not part of the run.
         streams: the streams to learn; that of the base if not given.
         seeds: of every cell.
+        tuning: what is different while a grid is tried, such as fewer rows; always scored on validation rows.
         against: the cell that the others are compared with, pair by pair.
     """
 
@@ -54,6 +55,7 @@ class Experiment(BaseModel):
     cells: dict[str, dict[str, Any]] = Field(min_length=1)
     streams: list[str] = Field(default_factory=list)
     seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
+    tuning: dict[str, Any] = Field(default_factory=dict)
     against: str = "gorp"
 
     @classmethod
@@ -98,14 +100,21 @@ class Experiment(BaseModel):
         ]
         return sorted(cells, key=lambda cell: (cell.seed, self._streams.index(cell.stream)))
 
-    def config(self, cell: Cell, settings: Sequence[str] = ()) -> RunConfig:
-        """The run configuration of a cell; ``settings`` are ``key=value`` overrides.
+    def config(self, cell: Cell, settings: Sequence[str] = (), tuning: bool = False) -> RunConfig:
+        """The run configuration of a cell.
+
+        Args:
+            cell: one of the plan's.
+            settings: ``key=value`` overrides.
+            tuning: whether the run is to choose settings by, not to be kept.
 
         Raises:
             InputError: a key or value of the cell is wrong.
         """
         change = {key: value for key, value in self.cells[cell.name].items() if key not in CELL_KEYS}
         values = merged(self.base, {**change, "stream": cell.stream, "seed": cell.seed})
+        if tuning:
+            values = merged(merged(values, self.tuning), {"evaluation": {"split": "validation"}})
         return RunConfig.from_mapping(values, settings, source=f"experiment {self.name}: cell {cell.name}")
 
     def choices(self, name: str) -> list[dict[str, Any]]:
