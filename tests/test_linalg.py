@@ -124,5 +124,6 @@ def test_rule_on_the_remainder_goes_on_where_the_rule_on_the_total_stops() -> No
 def test_nothing_grows_from_nothing_or_beyond_the_width() -> None:
     assert extend_basis(torch.zeros(8, 0), torch.zeros(5, 8), 0.95)[0].shape == (8, 0)
     assert extend_basis(torch.zeros(8, 0), torch.zeros(0, 8), 0.95)[0].shape == (8, 0)
+    assert extend_basis(torch.zeros(8, 0), seeded_normal(5, 8, 1), 0.0)[0].shape == (8, 0)
     full = torch.eye(8)
     assert extend_basis(full, seeded_normal(5, 8, 1), 1.0)[0].shape == (8, 0)

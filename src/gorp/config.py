@@ -50,7 +50,7 @@ class GORPConfig(BaseModel):
     lora_dropout: float | None = Field(None, ge=0, lt=1)
     refresh_every: int = Field(10, ge=1, description="T, optimizer steps between new full-rank projections")
     energy: float = Field(
-        0.95, gt=0, le=1, description="eps, share of the energy of a task's memory that the space must hold"
+        0.95, ge=0, le=1, description="eps, share of the energy of a task's memory that the space must hold; 0: none"
     )
     max_share: float | None = Field(None, gt=0, le=1, description="cap of a space, as a share of its width")
     protect_outputs: bool = Field(True, description="keep an output-side space for LoRA's B too")
