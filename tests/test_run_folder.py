@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from gorp.space import GradientSpace
 from gorp.tasks import Example, Task
 
 ROW = Example("p\u2028é\ud800 Answer:", "a", (0, 1), ("b",), (("user", "hello"),))
-TASKS = [Task("one", [ROW], [], [ROW, ROW], ("a", "b")), Task("t/w o", [], [ROW], [ROW])]
+TASKS = [Task("one", [ROW], [], [ROW, replace(ROW, options=("a",))], ("a", "b")), Task("t/w o", [], [ROW], [ROW])]
 FILES = StageFiles({"w": torch.ones(2)}, {"m": torch.zeros(1)}, GradientSpace(), {"layer": torch.ones(3, 2)})
 
 

@@ -1,6 +1,7 @@
 """Prompts are the benchmark's byte for byte; a long one loses its passage, never its question or its cue."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from gorp.errors import InputError
-from gorp.tasks.prompts import KEPT_PROMPT_END, Template, encode, messages_example, prompt_example
+from gorp.tasks.prompts import (
+    KEPT_PROMPT_END,
+    Template,
+    encode,
+    messages_example,
+    prompt_example,
+    without_options,
+)
 from gorp.tasks.task import Example
 
 
@@ -74,6 +82,25 @@ def test_of_two_sentences_the_longer_may_be_cut():
 def test_where_the_passage_is_not_found_nothing_may_be_cut():
     start, end = QUESTION.example("another text", "False").truncatable
     assert start == end
+
+
+def test_options_given_apart_are_taken_out_and_the_text_stays():
+    text = "Option: False, True \nparagraph: a stream \nquestion: Is\nit?\ncandidate answer: Answer:"
+    example = replace(QUESTION.example(text, "False"), options=QUESTION.labels)
+    bare = without_options(example)
+    assert bare.prompt == f"Is it true?\n{text}"
+    template = Template("Is it true?\n", ("False", "True"), header="Dataset:x\n")
+    example = replace(template.example(text, "False"), options=template.labels)
+    bare = without_options(example)
+    assert bare.prompt == f"Dataset:x\nIs it true?\n{text}"
+    assert bare.prompt[slice(*bare.truncatable)] == example.prompt[slice(*example.truncatable)] == text
+
+
+def test_a_prompt_that_lists_no_options_loses_its_cue_alone():
+    unlisted = replace(Template("Q\n").example("Option: A \ntext", "A"), options=("A",))
+    assert without_options(unlisted).prompt == "Q\nOption: A \ntext"
+    ready = replace(prompt_example("short", "A"), options=("A",))
+    assert without_options(ready) == ready
 
 
 @pytest.mark.parametrize("tokenizer", ["seq2seq", "causal"])

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from gorp.errors import InputError
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 #: What of a text may be cut unless the task says otherwise: all of it, but for a line break at its end.
 WHOLE_TEXT = r"(?s)(.*?)\n?"
+
+#: What a prompt of `Template` ends with.
+_CUE = "\nAnswer:"
 
 #: How much of the end of a free-form prompt is never cut, in characters: the question and the cue stand there.
 KEPT_PROMPT_END = 400
@@ -49,11 +52,10 @@ class Template:
     def example(self, text: str, answer: str, references: tuple[str, ...] = ()) -> Example:
         """Return the example that asks for ``answer`` on ``text``."""
         instruction = self.instruction + "\n" if self.instruction and self.instruction[-1] != "\n" else self.instruction
-        options = f"Option: {', '.join(self.labels)} \n" if self.labels else ""
-        before = f"{self.header}{instruction}{options}"
+        before = f"{self.header}{instruction}{_options_line(self.labels)}"
         start, end = _longest_group(self.passage, text)
         span = (len(before) + start, len(before) + end)
-        return Example(f"{before}{text}\nAnswer:", answer, span, references)
+        return Example(f"{before}{text}{_CUE}", answer, span, references)
 
 
 def prompt_example(prompt: str, answer: str) -> Example:
@@ -70,6 +72,24 @@ def messages_example(turns: tuple[tuple[str, str], ...], answer: str) -> Example
     prompt = "".join(f"{role}: {content}\n" for role, content in turns) + "assistant:"
     start, end = _turn_span(prompt, turns)
     return Example(prompt, answer, (start, end), messages=turns)
+
+
+def without_options(example: Example) -> Example:
+    """Return the example as a model reads it that is given the options apart: without their list and without the cue.
+
+    The list is taken out where `Template` puts it, before what may be cut, never from within a passage.
+    """
+    prompt, (start, end) = example.prompt.removesuffix(_CUE), example.truncatable
+    line = _options_line(example.options)
+    at = prompt.find(line, 0, start)
+    if line and at >= 0:
+        prompt = prompt[:at] + prompt[at + len(line) :]
+        start, end = start - len(line), end - len(line)
+    return replace(example, prompt=prompt, truncatable=(min(start, len(prompt)), min(end, len(prompt))))
+
+
+def _options_line(labels: tuple[str, ...]) -> str:
+    return f"Option: {', '.join(labels)} \n" if labels else ""
 
 
 def encode(example: Example, tokenizer: PreTrainedTokenizerBase, max_source_length: int | None) -> list[int]:

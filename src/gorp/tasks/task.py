@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,8 @@ class Example:
     ``truncatable`` is the span of ``prompt``, in characters, that may be shortened when the prompt is too long: the
     passage, never the question or the answer cue. ``references`` are further answers that count as right.
     ``messages`` holds the ``(role, content)`` turns before the answer if the row was a conversation; ``prompt`` is
-    then its plain rendering, for tokenizers without a chat template.
+    then its plain rendering, for tokenizers without a chat template. ``options`` are the answers to choose from, in
+    the prompt's order; none are free generation.
     """
 
     prompt: str
@@ -22,6 +23,7 @@ class Example:
     truncatable: tuple[int, int]
     references: tuple[str, ...] = ()
     messages: tuple[tuple[str, str], ...] = ()
+    options: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """One line of JSON that `from_json` reads."""
@@ -37,19 +39,26 @@ class Example:
         row = json.loads(line)
         start, end = row["truncatable"]
         messages = tuple((role, content) for role, content in row["messages"])
-        return cls(row["prompt"], row["answer"], (start, end), tuple(row["references"]), messages)
+        references, options = tuple(row["references"]), tuple(row.get("options", ()))
+        return cls(row["prompt"], row["answer"], (start, end), references, messages, options)
 
 
 @dataclass(frozen=True)
 class Task:
     """Examples of one task. ``labels`` lists the answers there are, in the prompt's order; ``()`` is free
-    generation."""
+    generation. They become the options of every row that has none of its own."""
 
     name: str
     train: list[Example]
     validation: list[Example]
     test: list[Example]
     labels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.labels:
+            for part in ("train", "validation", "test"):
+                rows = [row if row.options else replace(row, options=self.labels) for row in getattr(self, part)]
+                object.__setattr__(self, part, rows)  # the class is frozen
 
     def fingerprint(self) -> str:
         """Return a sha256 over name, labels and rows, in their order."""
@@ -58,5 +67,6 @@ class Task:
             digest.update(f"{len(rows)}\n".encode())
             for row in rows:
                 fields = [row.prompt, row.answer, row.truncatable, row.references, row.messages]
-                digest.update(json.dumps(fields).encode())
+                own = [] if row.options == self.labels else [row.options]  # the labels are in the digest already
+                digest.update(json.dumps(fields + own).encode())
         return digest.hexdigest()
