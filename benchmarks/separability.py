@@ -39,7 +39,7 @@ def kind_of(name: str) -> str:
 def inputs_of(model: torch.nn.Module, encoder: Encoder, examples: Sequence[Example]) -> dict[str, Tensor]:
     """Per linear layer of the blocks, inputs (n, in) on some rows of a task."""
     names = [name for name in linear_names(model) if "block" in name or "layers" in name]
-    batches = [encoder.training_batch([row]) for row in encoder.rows(list(examples)[:ROWS])]
+    batches = [encoder.forward_inputs(encoder.training_batch([row])) for row in encoder.rows(list(examples)[:ROWS])]
     return collect_inputs(model, names, batches, rows_per_batch=24, rows_per_layer=ROWS * 24)
 
 

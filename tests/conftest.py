@@ -13,6 +13,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
+    BertConfig,
+    BertModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -35,19 +37,19 @@ TASKS = {
 
 
 def make_tokenizer(kind: str) -> PreTrainedTokenizerBase:
-    """One token a word; seq2seq prompts close with </s>, causal ones open with <s>."""
+    """One token a word; seq2seq prompts close with </s>, causal ones open with <s>, an encoder's texts do both."""
     vocabulary = {word: index for index, word in enumerate(["<pad>", "</s>", "<s>", "<unk>", *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    single = "$A </s>" if kind == "seq2seq" else "<s> $A"
+    single = {"seq2seq": "$A </s>", "causal": "<s> $A", "encoder": "<s> $A </s>"}[kind]
     tokenizer.post_processor = processors.TemplateProcessing(single=single, special_tokens=[("</s>", 1), ("<s>", 2)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", bos_token="<s>", unk_token="<unk>"
-    )
+    first, last = ("cls_token", "sep_token") if kind == "encoder" else ("bos_token", "eos_token")
+    special = {"pad_token": "<pad>", "unk_token": "<unk>", first: "<s>", last: "</s>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
 def make_model(kind: str) -> PreTrainedModel:
-    """A random T5 or LLaMA (with grouped-query attention) of a few thousand weights."""
+    """A random T5, LLaMA (with grouped-query attention) or BERT of a few thousand weights."""
     torch.manual_seed(1)
     size = len(WORDS) + 4
     if kind == "seq2seq":
@@ -70,6 +72,19 @@ def make_model(kind: str) -> PreTrainedModel:
             for block in model.decoder.block:  # answers of a random model depend on the prompt
                 block.layer[1].EncDecAttention.o.weight.mul_(30)
         return model
+    if kind == "encoder":
+        return BertModel(
+            BertConfig(
+                vocab_size=size,
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                max_position_embeddings=64,
+                initializer_range=0.3,
+                pad_token_id=0,
+            )
+        )
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=size,
@@ -112,7 +127,7 @@ def write_stream(folder: Path, train_rows: int = 24, test_rows: int = 9) -> Path
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders of a tiny model of each kind, as ``from_pretrained`` reads them."""
     folders = {}
-    for kind in ("seq2seq", "causal"):
+    for kind in ("seq2seq", "causal", "encoder"):
         folders[kind] = tmp_path_factory.mktemp(kind)
         make_model(kind).save_pretrained(folders[kind])
         make_tokenizer(kind).save_pretrained(folders[kind])

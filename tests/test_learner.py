@@ -12,7 +12,7 @@ from gorp.run_setup import load_stream
 from gorp.tasks import Example, Task, TaskStream
 
 
-@pytest.fixture(params=["seq2seq", "causal"])
+@pytest.fixture(params=["seq2seq", "causal", "encoder"])
 def kind(request):
     return request.param
 
@@ -38,7 +38,8 @@ def learner(config, folder, method=None):
 
 
 @pytest.mark.parametrize(
-    ("kind", "method"), [("seq2seq", "gorp"), ("causal", "gorp"), ("seq2seq", "seq-lora"), ("causal", "inc-lora")]
+    ("kind", "method"),
+    [("seq2seq", "gorp"), ("causal", "gorp"), ("encoder", "gorp"), ("seq2seq", "seq-lora"), ("causal", "inc-lora")],
 )
 def test_a_stream_fills_the_matrix(tiny_models, tiny_stream, tmp_path, kind, method):
     record = run_stream(settings(tiny_models, tiny_stream, kind, method), tmp_path)

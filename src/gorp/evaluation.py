@@ -1,4 +1,4 @@
-"""Answering prompts greedily and scoring the answers by normalised exact match."""
+"""Answering prompts, greedily or by the nearest label, and scoring the answers by normalised exact match."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from gorp.encoding import Encoder
+from gorp.matching import LabelMatcher, embed, match
 from gorp.tasks import Example
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -57,7 +58,7 @@ class Evaluator:
     """Scores a model on examples, again and again: each list of examples is encoded once.
 
     Args:
-        model: seq2seq or causal.
+        model: of any kind.
         encoder: the model's.
         batch_size: prompts answered together; the score does not depend on it.
         precision: ``bf16`` answers under autocast.
@@ -89,17 +90,21 @@ class Evaluator:
         prompts = self._prompts[key]
         answers = [""] * len(examples)
         with evaluating(self.model), autocast(self.model.device, self.precision):
+            answer_part = self._chooser(self.encoder, key) if isinstance(self.encoder, LabelMatcher) else self._answer
             for first in range(0, len(examples), self.batch_size):
                 part = slice(first, first + self.batch_size)
-                for index, answer in zip(prompts.order[part], self._answer(prompts, part), strict=True):
+                for index, answer in zip(prompts.order[part], answer_part(prompts, part), strict=True):
                     answers[index] = answer
                 if on_step:
                     on_step(min(part.stop, len(examples)), len(examples))
         return answers
 
-    def _answer(self, prompts: Prompts, part: slice) -> list[str]:
+    def _inputs(self, prompts: Prompts, part: slice) -> Batch:
         batch = self.encoder.prompt_batch(prompts.ids[part])
         batch.pop("position_ids", None)
+        return self.prepare({name: value.to(self.model.device) for name, value in batch.items()})
+
+    def _answer(self, prompts: Prompts, part: slice) -> list[str]:
         settings = GenerationConfig(  # type: ignore[no-untyped-call]  # transformers
             max_new_tokens=prompts.max_new_tokens,
             do_sample=False,
@@ -109,11 +114,31 @@ class Evaluator:
             pad_token_id=self.encoder.pad,
             decoder_start_token_id=self.encoder.decoder_start if self.encoder.kind == "seq2seq" else None,
         )
-        inputs = self.prepare({name: value.to(self.model.device) for name, value in batch.items()})
+        inputs = self._inputs(prompts, part)
         generated: torch.Tensor = self.model.generate(**inputs, generation_config=settings)  # type: ignore[operator]
         prompt_length = inputs["input_ids"].shape[1] if self.encoder.kind == "causal" else 0
         texts = self.encoder.tokenizer.batch_decode(generated[:, prompt_length:], skip_special_tokens=True)
         return [text.strip().split("\n")[0].strip() for text in texts]
+
+    def _chooser(self, matcher: LabelMatcher, examples: Sequence[Example]) -> Callable[[Prompts, slice], list[str]]:
+        """How prompts are answered with the nearest of their options; every label is embedded once, here."""
+        labels = list(dict.fromkeys(label for example in examples for label in example.options))
+        column = {label: index for index, label in enumerate(labels)}
+        embedded: list[Tensor] = []
+        for first in range(0, len(labels), self.batch_size):
+            names = matcher.prompt_batch([matcher.name_ids(label) for label in labels[first : first + self.batch_size]])
+            embedded.append(embed(self.model, {key: value.to(self.model.device) for key, value in names.items()}))
+        vectors = torch.cat(embedded)  # (labels, width)
+
+        def choose(prompts: Prompts, part: slice) -> list[str]:
+            is_option = torch.zeros(len(prompts.order[part]), len(labels), dtype=torch.bool)
+            for row, index in enumerate(prompts.order[part]):
+                is_option[row, [column[label] for label in examples[index].options]] = True
+            texts = embed(self.model, matcher.forward_inputs(self._inputs(prompts, part)))
+            scores = match(texts, vectors, is_option.to(vectors.device))
+            return [labels[index] for index in scores.argmax(dim=1).tolist()]
+
+        return choose
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ ROWS_PER_LAYER = 256
 def collect_inputs(
     model: nn.Module,
     layer_names: Sequence[str],
-    batches: Iterable[Mapping[str, Tensor]],
+    batches: Iterable[Mapping[str, Any]],
     rows_per_batch: int = 8,
     rows_per_layer: int = ROWS_PER_LAYER,
 ) -> dict[str, Tensor]:
@@ -79,7 +80,7 @@ def _show_inputs(
     model.train(False)
     try:
         for batch in batches:
-            model(**batch, use_cache=False)
+            model(**batch)
     finally:
         for handle in handles:
             handle.remove()

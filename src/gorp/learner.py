@@ -14,11 +14,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gorp.backbones import load_backbone
 from gorp.checkpoint import model_fingerprint, random_state, seed_everything
-from gorp.encoding import Encoder
 from gorp.errors import FullSpaceWarning, InputError, nearest
 from gorp.evaluation import Evaluator
 from gorp.interference import measure
 from gorp.layer_inputs import collect_inputs
+from gorp.matching import make_encoder
 from gorp.methods import load_method
 from gorp.progress import Progress, SilentProgress, passing_on
 from gorp.report.record import RunRecord, Stage
@@ -95,7 +95,7 @@ class ContinualLearner:
             model.to(PartialState().device)
         self.model = model
         training = self.config.training
-        self.encoder = Encoder(model, tokenizer, training.max_source_length, training.max_target_length)
+        self.encoder = make_encoder(model, tokenizer, training.max_source_length, training.max_target_length)
         self.method = load_method(self.config.method)(self.config)
         self.method.encoder = self.encoder
         batch_size = self.config.evaluation.batch_size
@@ -190,6 +190,8 @@ class ContinualLearner:
         self.progress.run_started(self.record.name, [*self.record.tasks, *(task.name for task in new)], self.learnt)
         if not new:
             return
+        for task in new:
+            self.encoder.check(task)
         scores = [self._score(task) for task in new]
         record = self.record.model_copy(deep=True)
         record.finished = False
@@ -314,8 +316,8 @@ class ContinualLearner:
     def _held_out_inputs(self, task: Task) -> dict[str, Tensor]:
         rows = self.encoder.rows((task.validation or task.test)[:HELD_OUT_ROWS])
         batches = (self.encoder.training_batch([row]) for row in rows)
-        on_device = ({key: batch[key].to(self.model.device) for key in batch if key != "labels"} for batch in batches)
-        inputs = (self.method.prepare(batch) for batch in on_device)
+        on_device = ({key: value.to(self.model.device) for key, value in batch.items()} for batch in batches)
+        inputs = (self.encoder.forward_inputs(self.method.prepare(batch)) for batch in on_device)
         return collect_inputs(self.model, self.method.layer_names(), inputs)
 
     def score(self, examples: Sequence[Example], name: str) -> float | None:

@@ -43,7 +43,7 @@ class StopsInTheLastTask(SilentProgress):
             raise Stopped
 
 
-@pytest.mark.parametrize("kind", ["seq2seq", "causal"])
+@pytest.mark.parametrize("kind", ["seq2seq", "causal", "encoder"])
 @pytest.mark.parametrize("name", METHODS)
 def test_interrupted_or_not_it_comes_to_the_same_and_scores_the_same_on_another_day(
     tiny_models, tiny_stream, tmp_path, name, kind

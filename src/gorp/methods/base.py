@@ -123,7 +123,8 @@ class Method(ABC):
 
         Args:
             batch: as `prepare` left it.
-            logits: (batch, longest answer, vocabulary), with their graph.
+            logits: (batch, longest answer, vocabulary), with their graph; of an encoder (batch, 1, classes), the
+                lowest fp32 number where a class is not an option of the row.
         """
         return None
 
