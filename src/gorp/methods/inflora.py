@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -75,13 +75,13 @@ class InfLoRA(IncLoRA):
         """The bases M."""
         return self._space
 
-    def _batches(self, task: Task) -> Iterator[dict[str, Tensor]]:
-        """The task's rows one by one, so that nothing is padding."""
+    def _batches(self, task: Task) -> Iterator[dict[str, Any]]:
+        """Inputs of the task's rows one by one, so that nothing is padding."""
         device = next(self.model.parameters()).device
         stride = max(1, len(task.train) // self.options.rows)
         for row in self.encoder.rows(task.train[::stride][: self.options.rows]):
             batch = self.encoder.training_batch([row])
-            yield {key: value.to(device) for key, value in batch.items() if key != "labels"}
+            yield self.encoder.forward_inputs({key: value.to(device) for key, value in batch.items()})
 
 
 def free_directions(covariance: Tensor, basis: Tensor, rank: int) -> Tensor:

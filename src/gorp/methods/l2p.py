@@ -80,7 +80,7 @@ class L2P(PromptTuning):
             reader = model.base_model
             inputs |= {"position_ids": position_ids(batch["attention_mask"]), "use_cache": False}
         else:
-            reader = model.get_encoder()
+            reader = model.get_encoder() if self.encoder.kind == "seq2seq" else model
         with evaluating(model):
             states = reader(**inputs).last_hidden_state  # (batch, length, hidden size)
         mask = self._prompt_mask(batch)[..., None]  # (batch, length, 1)
@@ -89,7 +89,7 @@ class L2P(PromptTuning):
     def _prompt_mask(self, batch: Batch) -> Tensor:
         """Where the prompt is: (batch, length), neither padding nor, at the end of a causal row, its answer."""
         mask = batch["attention_mask"].bool()
-        if self.encoder.kind == "seq2seq" or "labels" not in batch:
+        if self.encoder.kind != "causal" or "labels" not in batch:
             return mask
         answered = (batch["labels"] != IGNORED).sum(dim=1, keepdim=True) - 1  # the last token is never put in
         columns = torch.arange(mask.shape[1], device=mask.device)
