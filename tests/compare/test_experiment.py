@@ -30,7 +30,7 @@ def test_cells_are_methods_by_streams_by_seeds(file):
         "gorp/builtin/1",
         "gorp/long-4/1",
     ]
-    assert [cell.key for cell in experiment.plan(["gorp"], [1])] == ["gorp/builtin/1", "gorp/long-4/1"]
+    assert [cell.key for cell in experiment.plan(["gorp"], seeds=[1])] == ["gorp/builtin/1", "gorp/long-4/1"]
 
 
 def test_a_cell_says_what_differs_from_the_base(file):
@@ -81,6 +81,9 @@ def test_mistakes_in_cells_are_named(file):
     experiment = Experiment.read(file)
     with pytest.raises(InputError, match=r"no cell 'jiont' in mine \(did you mean 'joint'\?\)"):
         experiment.plan(["jiont"])
+    with pytest.raises(InputError, match=r"no stream 'long/5' in mine .*: builtin, long/4"):
+        experiment.plan(streams=["long/5"])
+    assert [cell.key for cell in experiment.plan(streams=["long/4"])] == ["gorp/long-4/0", "gorp/long-4/1"]
     file.write_text(TEXT.replace("epochs: 2", "epoch: 2"))
     with pytest.raises(InputError, match=r"experiment mine: cell joint: unknown key 'training.epoch'"):
         Experiment.read(file).config(Cell("joint", "builtin", 0))

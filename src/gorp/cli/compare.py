@@ -26,6 +26,7 @@ def command(
     workers: Annotated[int, typer.Option(min=1, help="Cells at a time, each a process; they share the cores.")] = 1,
     retries: Annotated[int, typer.Option(min=0, help="Further attempts of a cell that fails.")] = 1,
     only: Annotated[str, typer.Option(metavar="A,B,...", help="Cells to run.", show_default="all")] = "",
+    streams: Annotated[str, typer.Option(metavar="A,B,...", help="Streams to run.", show_default="all")] = "",
     seeds: Annotated[str, typer.Option(metavar="0,1,...", help="Seeds to run.", show_default="all")] = "",
     keep_in: Annotated[
         Path | None, typer.Option("--keep", metavar="FILE.json", help="Also add finished cells to this results file.")
@@ -56,8 +57,7 @@ def command(
     declared = Experiment.read(experiment)
     folder = out or Path("runs") / declared.name
     with locked(folder):
-        chosen = [name.strip() for name in only.split(",") if name.strip()]
-        comparison = Comparison(declared, folder, settings or [], chosen, _numbers(seeds))
+        comparison = Comparison(declared, folder, settings or [], _names(only), _names(streams), _numbers(seeds))
         configs = {cell.name: declared.config(cell, settings or []) for cell in comparison.cells}
         if not quiet:
             for sentence in unlike(configs):
@@ -90,6 +90,10 @@ def _show(results: Results, title: str, about: str, against: str, folder: Path |
             console.print(to_rich(grid), markup=False, highlight=False)
         if page:
             print(f"page: {page}")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _numbers(text: str) -> list[int]:

@@ -23,8 +23,7 @@ class Comparison:
         experiment: what to run.
         folder: where; what an earlier run of the experiment left there is gone on with.
         settings: ``key=value`` overrides of every cell.
-        only: names of cells to run; all if empty.
-        seeds: seeds to run; all if empty.
+        only, streams, seeds: the cells to run, as of `Experiment.plan`.
 
     Raises:
         InputError: a cell does not exist, is no valid run, or was run here with other settings.
@@ -36,10 +35,11 @@ class Comparison:
         folder: Path,
         settings: Sequence[str] = (),
         only: Sequence[str] = (),
+        streams: Sequence[str] = (),
         seeds: Sequence[int] = (),
     ) -> None:
         self.experiment, self.folder, self.settings = experiment, folder, tuple(settings)
-        self.cells = experiment.plan(only, seeds)
+        self.cells = experiment.plan(only, streams, seeds)
         self.tuning_jobs = {
             name: [self._tuning_job(name, number, choice) for number, choice in enumerate(choices)]
             for name in dict.fromkeys(cell.name for cell in self.cells)

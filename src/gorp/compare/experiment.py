@@ -77,26 +77,28 @@ class Experiment(BaseModel):
                 raise InputError(f"{file}: unknown key '{key}'{hint}; accepted: {', '.join(accepted)}") from None
             raise InputError(f"{file}: key '{key}': {first['msg']}") from None
 
-    def plan(self, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Cell]:
+    def plan(self, only: Sequence[str] = (), streams: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Cell]:
         """The cells, seed by seed, so that an experiment cut short has compared something.
 
         Args:
             only: names of cells to keep; all if empty.
+            streams: streams to keep; all if empty.
             seeds: seeds to keep; all if empty.
 
         Raises:
-            InputError: a name is not a cell's.
+            InputError: a name is not a cell's, or a stream is not the experiment's.
         """
-        for name in only:
-            if name not in self.cells:
-                raise InputError(f"no cell {name!r} in {self.name}{nearest(name, self.cells)}: {', '.join(self.cells)}")
+        for what, given, known in (("cell", only, list(self.cells)), ("stream", streams, self._streams)):
+            for name in given:
+                if name not in known:
+                    raise InputError(f"no {what} {name!r} in {self.name}{nearest(name, known)}: {', '.join(known)}")
         cells = [
             Cell(name, stream, seed)
             for name, change in self.cells.items()
             if not only or name in only
             for stream in change.get("streams") or self._streams
             for seed in change.get("seeds") or self.seeds
-            if not seeds or seed in seeds
+            if (not streams or stream in streams) and (not seeds or seed in seeds)
         ]
         return sorted(cells, key=lambda cell: (cell.seed, self._streams.index(cell.stream)))
 
