@@ -1,0 +1,31 @@
+"""docs/methods.md: it names every method, says the truth about what each is given, and its experiment can be run."""
+
+import re
+from pathlib import Path
+
+from gorp.compare.experiment import Experiment
+from gorp.methods import METHODS, load_method
+
+PAGE = (Path(__file__).parents[1] / "docs" / "methods.md").read_text()
+
+
+def test_every_method_is_in_the_table_with_what_it_is_given():
+    rows = [line.split(" | ") for line in PAGE.splitlines() if line.startswith("| `")]
+    told = {
+        name: (old_rows, task.strip(" |"))
+        for names, _, _, old_rows, task in rows
+        for name in re.findall(r"`([a-z0-9-]+)`", names)
+    }
+    assert set(told) == set(METHODS)
+    for name, given in told.items():
+        method = load_method(name)
+        assert given == tuple("yes" if flag else "no" for flag in (method.keeps_old_rows, method.told_task)), name
+
+
+def test_the_experiment_can_be_run(tmp_path):
+    (text,) = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
+    (tmp_path / "mine.yaml").write_text(text)
+    experiment = Experiment.read(tmp_path / "mine.yaml")
+    for cell in experiment.plan():
+        config = experiment.config(cell)
+        load_method(config.method).read_options(config.options)
