@@ -80,5 +80,5 @@ def test_the_demo_compares_methods(gorp, config, tiny_models, tiny_stream, tmp_p
     arguments = [part for setting in [*sets, "gorp.rank=2", "lora.rank=2"] for part in ("--set", setting)]
     code, out, err = gorp("demo", "--out", out_folder, *arguments)
     assert code == 0, err
-    assert sorted(path.name for path in out_folder.iterdir()) == ["gorp", "joint", "report.html", "seq-lora"]
+    assert sorted(path.name for path in out_folder.iterdir()) == [".lock", "gorp", "joint", "report.html", "seq-lora"]
     assert all(word in out for word in ("gorp", "seq-lora", "joint", "comparison"))

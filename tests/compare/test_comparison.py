@@ -75,7 +75,7 @@ def test_killed_with_its_children_it_goes_on(file, tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "gorp", "compare", str(file), "--out", str(out), "--only", "fixed"]
     started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not list(out.glob("cells/fixed/*/0/run/state.json")):
+    while not list(out.glob("cells/fixed/*/0/state.json")):
         assert started.poll() is None, started.stderr.read()
         time.sleep(0.05)
     with pytest.raises(GorpError, match=rf"process {started.pid} compares there"), locked(out):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gorp.cli.shared import as_overrides, progress_only
+from gorp.cli.shared import as_overrides
 
 if TYPE_CHECKING:
     from gorp.run_config import RunConfig
@@ -66,18 +66,24 @@ def command(
 ) -> None:
     """Teach the built-in model five tasks, one after the other, with three methods; compare what they forget.
 
+    The methods learn side by side, each in a process of its own; started again, they go on where they were.
+
     Example:  gorp demo --out runs/demo
     """
-    from gorp.learner import run_stream
+    from gorp.compare.display import open_display
+    from gorp.compare.fleet import Job, locked, raise_for_failures, run_jobs
     from gorp.methods import check_method
     from gorp.report.html import write_report
-    from gorp.run_setup import load_stream
+    from gorp.report.record import RunRecord
 
     names = [check_method(name.strip()) for name in methods.split(",")]
-    configs = [demo_config(name, seed, settings or []) for name in names]
-    with progress_only(quiet) as progress:
-        stream = load_stream(configs[0])
-        records = [run_stream(config, out / config.method, stream, progress) for config in configs]
+    jobs = [Job(name, demo_config(name, seed, settings or []), out / name) for name in names]
+    for job in jobs:
+        job.look()
+    with locked(out), open_display(jobs, quiet) as on_change:
+        run_jobs(jobs, workers=len(jobs), on_change=on_change)
+        raise_for_failures(jobs)
+    records = [RunRecord.load(job.folder) for job in jobs]
     page = write_report(records, out)
     if not quiet:
         from gorp.report.terminal import print_records

@@ -1,7 +1,7 @@
 """One cell of an experiment as a process: ``python -m gorp.compare.cell FOLDER``.
 
-The folder holds ``config.yaml``; the run goes to ``run/`` in it, what is kept to ``result.json``. An interrupted cell
-goes on where it was. The process ends as soon as the one that started it does: its standard input closes then.
+The folder is the run's, and holds ``cell.yaml`` besides; what is kept goes to ``result.json`` there. An interrupted
+cell goes on where it was. The process ends as soon as the one that started it does: its standard input closes then.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from gorp.errors import GorpError
 from gorp.files import write_text_atomically
 
-CONFIG, RUN, RESULT = "config.yaml", "run", "result.json"
+CELL, RESULT = "cell.yaml", "result.json"
 ORPHANED = 75  # EX_TEMPFAIL: to be tried again
 
 
@@ -28,8 +28,8 @@ def main(folder: Path) -> int:
     from gorp.run_config import RunConfig
 
     try:
-        config = RunConfig.from_yaml(folder / CONFIG)
-        record = run_stream(config, folder / RUN, progress=LineProgress(sys.stdout))
+        config = RunConfig.from_yaml(folder / CELL)
+        record = run_stream(config, folder, progress=LineProgress(sys.stdout))
         result = CellResult.of(record, config.name or folder.name, peak_memory())
         write_text_atomically(folder / RESULT, result.model_dump_json(indent=1) + "\n")
     except GorpError as error:

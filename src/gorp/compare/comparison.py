@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from gorp.compare.experiment import Cell, Experiment
-from gorp.compare.fleet import Job, run_jobs
+from gorp.compare.fleet import Job, raise_for_failures, run_jobs
 from gorp.compare.results import Results, Tuning, keep
-from gorp.errors import GorpError
 from gorp.run_config import RunConfig
 
 RESULTS_FILE = "results.json"
@@ -89,7 +88,7 @@ class Comparison:
         for job in finals:
             changed(job)
         run_jobs(finals, workers, retries, changed)
-        self._raise_for_failures()
+        raise_for_failures(self.jobs)
         return results
 
     def _job(self, cell: Cell, chosen: Sequence[str]) -> Job:
@@ -117,13 +116,6 @@ class Comparison:
         if best is None:
             return None
         return Tuning(tried=list(zip(choices, scores, strict=True)), chosen=choices[scores.index(best)])
-
-    def _raise_for_failures(self) -> None:
-        failed = [job for job in self.jobs if job.state == "failed"]
-        if failed:
-            reasons = "; ".join(f"{job.key}: {job.note}" for job in failed[:3])
-            more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
-            raise GorpError(f"{len(failed)} of {len(self.jobs)} cells failed ({reasons}{more}); run again to retry")
 
 
 def _overrides(choice: dict[str, Any]) -> list[str]:

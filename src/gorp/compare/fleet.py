@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gorp.compare.cell import CONFIG, RESULT, RUN
+from gorp.compare.cell import CELL, RESULT
 from gorp.compare.results import CellResult
 from gorp.errors import GorpError, InputError
 from gorp.files import read_json, write_text_atomically
@@ -20,7 +20,7 @@ from gorp.report.record import RunRecord
 from gorp.run_config import RunConfig
 from gorp.run_setup import first_difference
 
-LOG, LOCK = "log.txt", ".lock"
+LOG, LOCK = "cell.log", ".lock"
 _POLL_SECONDS = 0.3
 
 
@@ -49,7 +49,7 @@ class Job:
         Raises:
             InputError: the folder holds the cell with other settings.
         """
-        saved = RunConfig.from_yaml(self.folder / CONFIG) if (self.folder / CONFIG).exists() else self.config
+        saved = RunConfig.from_yaml(self.folder / CELL) if (self.folder / CELL).exists() else self.config
         if different := first_difference(self.config, saved):
             raise InputError(f"{self.folder}: was run with {different}; choose another folder, or put the setting back")
         if (self.folder / RESULT).exists():
@@ -59,7 +59,7 @@ class Job:
     def stages(self) -> tuple[int, int]:
         """How many stages are finished, and how many tasks there are; (0, 0) before the run has a record."""
         try:
-            record = RunRecord.load(self.folder / RUN)
+            record = RunRecord.load(self.folder)
         except InputError:
             return 0, 0
         return len(record.stages), len(record.tasks)
@@ -124,9 +124,22 @@ def run_jobs(
             _close(process)
 
 
+def raise_for_failures(jobs: Sequence[Job]) -> None:
+    """Nothing if no job failed.
+
+    Raises:
+        GorpError: some did; the message says why. The others were run and are kept.
+    """
+    failed = [job for job in jobs if job.state == "failed"]
+    if failed:
+        reasons = "; ".join(f"{job.key}: {job.note}" for job in failed[:3])
+        more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
+        raise GorpError(f"{len(failed)} of {len(jobs)} cells failed ({reasons}{more}); run again to retry")
+
+
 def _start(job: Job, workers: int) -> subprocess.Popen[bytes]:
     job.folder.mkdir(parents=True, exist_ok=True)
-    write_text_atomically(job.folder / CONFIG, job.config.to_yaml())
+    write_text_atomically(job.folder / CELL, job.config.to_yaml())
     job.state, job.note = "running", ""
     job.attempts += 1
     with (job.folder / LOG).open("ab") as log:
