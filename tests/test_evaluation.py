@@ -1,7 +1,9 @@
 import pytest
 
+from gorp import rouge
 from gorp.backbones import load_backbone
 from gorp.encoding import Encoder
+from gorp.errors import GorpError
 from gorp.evaluation import Evaluator, Prompts, exact_match, is_match, normalise
 from gorp.tasks import Example, TaskStream
 
@@ -18,6 +20,35 @@ def test_any_reference_counts():
     assert is_match("the CAT.", example("dog", "The cat"))
     assert not is_match("cat", example("dog"))
     assert exact_match(["a", "b", "c"], [example("A"), example("x"), example("C!")]) == pytest.approx(200 / 3)
+
+
+@pytest.mark.parametrize(
+    ("answer", "references", "score"),
+    [  # F = 2PR / (P + R), P and R the words in common, in order, over those of the answer and of the reference
+        ("the cat sat", ["the cat sat"], 100),
+        ("the cat sat on mats", ["the dog sat down"], 2 * (2 / 5) * (2 / 4) / (2 / 5 + 2 / 4) * 100),
+        ("b a", ["a b"], 50),  # one word is in order
+        ("", ["a"], 0),
+        ("Cats, running!", ["cat RUNS"], 100),  # case, punctuation and endings of words do not count
+        ("a b c", ["x", "a b", "a"], 2 * (2 / 3) * 1 / (2 / 3 + 1) * 100),  # the best of the references
+    ],
+)
+def test_rouge_l_is_the_f_measure_of_the_longest_common_subsequence(answer, references, score):
+    assert rouge.rouge_l([answer], [example(*references)]) == pytest.approx(score, abs=1e-4)
+
+
+def test_rouge_l_is_the_mean_over_examples():
+    assert rouge.rouge_l(["a", "b", "x"], [example("a"), example("b"), example("c")]) == pytest.approx(
+        200 / 3, abs=1e-4
+    )
+
+
+def test_a_missing_library_is_named_before_anything_is_answered(backbone, monkeypatch):
+    monkeypatch.setattr(rouge, "find_spec", lambda name: None if name == "nltk" else name)
+    evaluator = Evaluator(backbone.model, Encoder(backbone.model, backbone.tokenizer))
+    evaluator.predict = None  # would fail
+    with pytest.raises(GorpError, match=r"ROUGE-L needs nltk, .* pip install 'gorp-cl\[rouge\]'"):
+        evaluator.score([example("a")], metric="rouge_l")
 
 
 @pytest.fixture(params=["seq2seq", "causal"])
@@ -66,3 +97,17 @@ def test_progress_and_mode(backbone, tiny_stream):
     )
     assert seen == [(4, 9), (8, 9), (9, 9)]
     assert backbone.model.training
+
+
+def test_an_answer_has_no_more_lines_than_the_longest_accepted_one(backbone, monkeypatch):
+    evaluator = Evaluator(backbone.model, Encoder(backbone.model, backbone.tokenizer))
+    monkeypatch.setattr(evaluator.encoder.tokenizer, "batch_decode", lambda ids, **_: [" one\ntwo \nthree"] * len(ids))
+    assert evaluator.predict([example("a")]) == ["one"]
+    assert evaluator.predict([example("a"), example("b", "b\nc")]) == ["one\ntwo"] * 2
+
+
+def test_the_metric_is_asked_for(backbone, monkeypatch):
+    evaluator = Evaluator(backbone.model, Encoder(backbone.model, backbone.tokenizer))
+    monkeypatch.setattr(evaluator, "predict", lambda examples, on_step: ["a b"])
+    assert evaluator.score([example("a c")]) == 0
+    assert evaluator.score([example("a c")], metric="rouge_l") == pytest.approx(50)

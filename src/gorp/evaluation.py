@@ -1,4 +1,4 @@
-"""Answering prompts, greedily or by the nearest label, and scoring the answers by normalised exact match."""
+"""Answering prompts, greedily or by the nearest label, and scoring the answers: exact match, or ROUGE-L."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from gorp.encoding import Encoder
 from gorp.matching import LabelMatcher, embed, match
+from gorp.rouge import load_rouge_l
 from gorp.tasks import Example
+from gorp.tasks.task import Metric
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 OnStep = Callable[[int, int], None]
@@ -38,11 +40,12 @@ def exact_match(answers: Sequence[str], examples: Sequence[Example]) -> float:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts in token ids, longest first, and how long an answer may get."""
+    """Prompts in token ids, longest first, and how long an answer may get, in tokens and in lines."""
 
     ids: list[tuple[int, ...]]
     order: list[int]  # ids[k] belongs to example order[k]
     max_new_tokens: int
+    max_lines: int
 
     @classmethod
     def of(cls, examples: Sequence[Example], encoder: Encoder) -> Prompts:
@@ -51,7 +54,8 @@ class Prompts:
         order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
         accepted = {answer: example for example in examples for answer in (example.answer, *example.references)}
         longest = max((len(encoder.answer_ids(answer, example)) for answer, example in accepted.items()), default=0)
-        return cls([prompts[index] for index in order], order, longest + 1)
+        lines = max((answer.strip().count("\n") for answer in accepted), default=0)
+        return cls([prompts[index] for index in order], order, longest + 1, lines + 1)
 
 
 class Evaluator:
@@ -77,9 +81,16 @@ class Evaluator:
         self.prepare = prepare
         self._prompts: dict[tuple[Example, ...], Prompts] = {}
 
-    def score(self, examples: Sequence[Example], on_step: OnStep | None = None) -> float:
-        """Exact match in percent."""
-        return exact_match(self.predict(examples, on_step), examples)
+    def score(
+        self, examples: Sequence[Example], on_step: OnStep | None = None, metric: Metric = "exact_match"
+    ) -> float:
+        """Score in percent, the mean over the examples.
+
+        Raises:
+            GorpError: the metric needs a library that is not installed; raised before anything is answered.
+        """
+        score = load_rouge_l() if metric == "rouge_l" else exact_match
+        return score(self.predict(examples, on_step), examples)
 
     @torch.inference_mode()
     def predict(self, examples: Sequence[Example], on_step: OnStep | None = None) -> list[str]:
@@ -118,7 +129,7 @@ class Evaluator:
         generated: torch.Tensor = self.model.generate(**inputs, generation_config=settings)  # type: ignore[operator]
         prompt_length = inputs["input_ids"].shape[1] if self.encoder.kind == "causal" else 0
         texts = self.encoder.tokenizer.batch_decode(generated[:, prompt_length:], skip_special_tokens=True)
-        return [text.strip().split("\n")[0].strip() for text in texts]
+        return ["\n".join(text.strip().split("\n")[: prompts.max_lines]).strip() for text in texts]
 
     def _chooser(self, matcher: LabelMatcher, examples: Sequence[Example]) -> Callable[[Prompts, slice], list[str]]:
         """How prompts are answered with the nearest of their options; every label is embedded once, here."""

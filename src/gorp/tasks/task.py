@@ -5,6 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from typing import Literal
+
+Metric = Literal["exact_match", "rouge_l"]
+
+#: How the answers of a task may be scored, and what people call it.
+METRICS: dict[Metric, str] = {"exact_match": "exact match", "rouge_l": "ROUGE-L"}
 
 
 @dataclass(frozen=True)
@@ -46,13 +52,15 @@ class Example:
 @dataclass(frozen=True)
 class Task:
     """Examples of one task. ``labels`` lists the answers there are, in the prompt's order; ``()`` is free
-    generation. They become the options of every row that has none of its own."""
+    generation. They become the options of every row that has none of its own. ``metric`` says how answers are scored.
+    """
 
     name: str
     train: list[Example]
     validation: list[Example]
     test: list[Example]
     labels: tuple[str, ...] = ()
+    metric: Metric = "exact_match"
 
     def __post_init__(self) -> None:
         if self.labels:
