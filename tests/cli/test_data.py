@@ -25,6 +25,8 @@ def test_without_a_target_it_lists_the_streams(capsys):
     assert run() == 0
     printed = capsys.readouterr().out
     assert "builtin" in printed and "standard-cl/1   dbpedia, amazon, yahoo, agnews" in printed and "long/6" in printed
+    assert "superni/2" in printed and "unseen/1        dbpedia, amazon, yahoo, agnews; measures MNLI, CB" in printed
+    assert max(map(len, printed.splitlines())) <= 100
 
 
 def test_a_file(rows, capsys):
@@ -47,6 +49,18 @@ def test_a_stream_file(rows, tmp_path, capsys):
     (tmp_path / "desk.yaml").write_text("tasks: [{path: tickets.jsonl}, {name: free, path: tickets.jsonl, labels: []}]")
     assert run(tmp_path / "desk.yaml") == 0
     assert "free" in capsys.readouterr().out
+
+
+def test_tasks_that_are_only_measured_have_a_table_of_their_own(rows, tmp_path, capsys):
+    (tmp_path / "desk.yaml").write_text(
+        "name: desk\ntasks: [{path: tickets.jsonl}]\n"
+        "unseen: [{name: replies, path: tickets.jsonl, labels: [], metric: rouge_l}]"
+    )
+    assert run(tmp_path / "desk.yaml") == 0
+    learnt, _, measured = capsys.readouterr().out.partition("desk: measured, never learnt")
+    assert "exact match" in learnt and "tickets" in learnt and "replies" not in learnt
+    figures = next(line for line in measured.splitlines() if "│ replies" in line).replace("│", "").split()
+    assert figures == ["replies", "36", "4", "10", "free", "3", "3", "1", "ROUGE-L"]
 
 
 @pytest.mark.parametrize(

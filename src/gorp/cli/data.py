@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,28 +27,36 @@ def command(
 ) -> None:
     """List the streams and benchmarks there are, or check data before training on it.
 
+    Of each task: its rows, its labels, the words of a prompt (median, longest) and of the longest answer, its score.
+
     \b
     Examples:
       gorp data                                  what there is by name
       gorp data builtin --show 1                 the built-in stream, a prompt of each task
       gorp data standard-cl/1 --data ~/CL_Benchmark
+      gorp data superni/1 --data ~/SAPT/CL_Benchmark
       gorp data tickets.csv --labels billing,shipping,returns
     """
     if target is None:
         _list()
         return
-    tasks = _load(target, data, labels)
-    _print_table(tasks)
-    for task in tasks:
+    stream = _load(target, data, labels)
+    _print_table(stream.name, stream)
+    if stream.unseen:
+        _print_table(f"{stream.name}: measured, never learnt", stream.unseen)
+    for task in (*stream, *stream.unseen):
         _print_details(task, show)
 
 
 def _list() -> None:
-    from gorp.tasks.benchmarks import BENCHMARKS
+    import textwrap
+
+    from gorp.tasks.benchmarks import BENCHMARKS, UNSEEN
 
     typer.echo("builtin         five tasks cut from the documentation of installed libraries; needs nothing")
     for name, order in BENCHMARKS.items():
-        typer.echo(f"{name:15} {', '.join(order)}")
+        measured = f"; measures {', '.join(UNSEEN[name])}" if name in UNSEEN else ""
+        typer.echo(textwrap.fill(f"{name:15} {', '.join(order)}{measured}", 100, subsequent_indent=" " * 16))
     typer.echo("The benchmarks' data is read from --data DIR or $GORP_DATA. Check any of them:  gorp data builtin")
 
 
@@ -63,21 +72,24 @@ def _load(target: str, data: Path | None, labels: str | None) -> TaskStream:
     return TaskStream.from_name(target, data_dir=data)
 
 
-def _print_table(tasks: TaskStream) -> None:
-    from rich.console import Console
+def _print_table(title: str, tasks: Sequence[Task]) -> None:
     from rich.table import Table
 
+    from gorp.report.terminal import open_console
     from gorp.tasks.check import summarise
+    from gorp.tasks.task import METRICS
 
-    table = Table(title=tasks.name, title_justify="left")
-    for column in ("task", "train", "validation", "test", "labels", "words", "longest"):
-        table.add_column(column, justify="left" if column == "task" else "right", no_wrap=True)
+    table = Table(title=title, title_justify="left")
+    table.add_column("task", overflow="fold")
+    for column in ("train", "validation", "test", "labels", "words", "longest", "answer"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("score", no_wrap=True)
     for task in tasks:
         row = summarise(task)
         kinds = str(len(task.labels)) if task.labels else "free"
-        figures = (row.train, row.validation, row.test, kinds, row.median_words, row.longest_words)
-        table.add_row(row.name, *map(str, figures))
-    Console().print(table)
+        figures = (row.train, row.validation, row.test, kinds, row.median_words, row.longest_words, row.longest_answer)
+        table.add_row(row.name, *map(str, figures), METRICS[task.metric])
+    open_console().print(table)
 
 
 def _print_details(task: Task, show: int) -> None:

@@ -16,6 +16,7 @@ def command(
     name: Annotated[str | None, typer.Option(help="The task's name.", show_default="that of DATA")] = None,
     labels: Annotated[str | None, typer.Option(help="Its labels, between commas.", show_default="as in DATA")] = None,
     instruction: Annotated[str | None, typer.Option(help="What its prompts begin with.")] = None,
+    metric: Annotated[str, typer.Option(help="How its answers are scored: exact_match or rouge_l.")] = "exact_match",
     test: Annotated[Path | None, typer.Option(help="Test rows.", show_default="split from DATA")] = None,
     model: Annotated[
         str | None, typer.Option(help="Where the base model is now.", show_default="as in the run")
@@ -39,6 +40,7 @@ def command(
             labels=[label.strip() for label in labels.split(",")] if labels is not None else None,
             instruction=instruction,
             test=test,
+            metric=metric,
             limits=Limits(rows.train_rows, rows.test_rows, rows.validation_rows, learner.config.seed),
         )
         learner.learn(task)

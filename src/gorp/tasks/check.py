@@ -15,7 +15,8 @@ FEW_ROWS = 5
 
 @dataclass(frozen=True)
 class Summary:
-    """Figures of a task: rows per part, training rows per label, words of the prompts (median and longest)."""
+    """Figures of a task: rows per part, training rows per label, words of the prompts (median and longest) and of the
+    longest answer."""
 
     name: str
     train: int
@@ -24,6 +25,7 @@ class Summary:
     per_label: dict[str, int]
     median_words: int
     longest_words: int
+    longest_answer: int
 
 
 def summarise(task: Task) -> Summary:
@@ -39,6 +41,7 @@ def summarise(task: Task) -> Summary:
         per_label={label: counts[label] for label in task.labels},
         median_words=int(statistics.median(words)),
         longest_words=max(words),
+        longest_answer=max(len(row.answer.split()) for row in rows),
     )
 
 

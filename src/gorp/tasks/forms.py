@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -47,8 +47,12 @@ class Row:
         return template.example(self.text, self.answer, self.references)
 
 
-def to_rows(records: Sequence[Record], columns: Mapping[str, str] | None = None) -> list[Row]:
+def to_rows(
+    records: Sequence[Record], columns: Mapping[str, str] | None = None, no_answer: Collection[str] = ()
+) -> list[Row]:
     """Understand records; ``columns`` maps the names of ``FORMS`` to those used in the file.
+
+    Records whose answer is one of ``no_answer`` are left out.
 
     Raises:
         InputError: a column is missing or a value is empty or of the wrong kind; the message names file and line.
@@ -64,7 +68,9 @@ def to_rows(records: Sequence[Record], columns: Mapping[str, str] | None = None)
         keys = tuple(record.values)
         if keys not in layouts:
             layouts[keys] = _layout(record, renamed)
-        rows.append(_to_row(record, *layouts[keys]))
+        form, found = layouts[keys]
+        if not no_answer or not _is_one_of(record.values[found[-1]], no_answer):
+            rows.append(_to_row(record, form, found))
     return rows
 
 
@@ -141,6 +147,11 @@ def _answers(record: Record, value: Any) -> tuple[str, ...]:
     if not all(isinstance(answer, str | int) and str(answer).strip() for answer in answers):
         raise InputError(f"{record.where}: the answer must be a text that is not empty, found {value!r}")
     return tuple(str(answer) for answer in answers)
+
+
+def _is_one_of(answer: Any, no_answer: Collection[str]) -> bool:
+    first = answer[0] if isinstance(answer, list) and answer else answer
+    return isinstance(first, str) and first.strip() in no_answer
 
 
 def _more_references(record: Record, answer: str) -> tuple[str, ...]:

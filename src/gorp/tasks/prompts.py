@@ -9,7 +9,8 @@ The prompt is that of the benchmark (O-LoRA's ``CL_Benchmark``), byte for byte::
     <text>
     Answer:
 
-The first two lines tell the model which task it is asked, also at test time; they are off by default.
+The first two lines tell the model which task it is asked, also at test time; they are off by default. A task may have
+other cues than these before its text and its answer.
 """
 
 from __future__ import annotations
@@ -28,8 +29,11 @@ if TYPE_CHECKING:
 #: What of a text may be cut unless the task says otherwise: all of it, but for a line break at its end.
 WHOLE_TEXT = r"(?s)(.*?)\n?"
 
-#: What a prompt of `Template` ends with.
-_CUE = "\nAnswer:"
+#: For texts of which nothing may be cut.
+NOTHING = r"(?s).*"
+
+#: What a prompt of `Template` ends with: a line of one word and a colon.
+_CUE = re.compile(r"\n\w+:\Z")
 
 #: How much of the end of a free-form prompt is never cut, in characters: the question and the cue stand there.
 KEPT_PROMPT_END = 400
@@ -41,21 +45,23 @@ class Template:
 
     ``passage`` is a regular expression for the whole text; the longest of its groups is what may be cut, and nothing
     may be where it does not match. ``labels`` are those the prompt lists, none for a free answer. ``header`` is put
-    before everything.
+    before everything, ``text_cue`` before the text, ``answer_cue`` on a line of its own after it.
     """
 
     instruction: str = ""
     labels: tuple[str, ...] = ()
     passage: str = WHOLE_TEXT
     header: str = ""
+    text_cue: str = ""
+    answer_cue: str = "Answer:"
 
     def example(self, text: str, answer: str, references: tuple[str, ...] = ()) -> Example:
         """Return the example that asks for ``answer`` on ``text``."""
         instruction = self.instruction + "\n" if self.instruction and self.instruction[-1] != "\n" else self.instruction
-        before = f"{self.header}{instruction}{_options_line(self.labels)}"
+        before = f"{self.header}{instruction}{_options_line(self.labels)}{self.text_cue}"
         start, end = _longest_group(self.passage, text)
         span = (len(before) + start, len(before) + end)
-        return Example(f"{before}{text}{_CUE}", answer, span, references)
+        return Example(f"{before}{text}\n{self.answer_cue}", answer, span, references)
 
 
 def prompt_example(prompt: str, answer: str) -> Example:
@@ -79,7 +85,7 @@ def without_options(example: Example) -> Example:
 
     The list is taken out where `Template` puts it, before what may be cut, never from within a passage.
     """
-    prompt, (start, end) = example.prompt.removesuffix(_CUE), example.truncatable
+    prompt, (start, end) = _CUE.sub("", example.prompt), example.truncatable
     line = _options_line(example.options)
     at = prompt.find(line, 0, start)
     if line and at >= 0:

@@ -3,17 +3,17 @@ hub."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gorp.errors import InputError
+from gorp.errors import InputError, nearest
 from gorp.tasks.forms import Row, check_labels, named_labels, to_rows
 from gorp.tasks.prompts import WHOLE_TEXT, Template
 from gorp.tasks.readers import SUFFIXES, Record, read_json, read_records
 from gorp.tasks.splits import TEST_SHARE, Limits, default_validation_rows, hold_out, limit
-from gorp.tasks.task import Task
+from gorp.tasks.task import METRICS, Metric, Task
 
 HUB = "hub:"
 
@@ -46,6 +46,10 @@ def read_task(
     list_options: bool = True,
     kind: str | None = None,
     name_task_in_prompt: bool = False,
+    text_cue: str = "",
+    answer_cue: str = "Answer:",
+    metric: str = "exact_match",
+    no_answer: Collection[str] = (),
     limits: Limits | None = None,
 ) -> Task:
     """Read a task from a file, a folder or ``hub:NAME``.
@@ -62,16 +66,19 @@ def read_task(
         passage: regular expression for what of a text may be cut, see ``prompts.Template``.
         list_options: whether the prompt lists the labels.
         kind: what ``Task:`` says in the prompt if ``name_task_in_prompt``; by default the name.
+        text_cue, answer_cue: what the prompt says before the text and before the answer.
+        metric: how answers are scored, one of ``METRICS``.
+        no_answer: answers that stand for none; rows that have one are left out.
         limits: how many rows are used.
 
     Raises:
         InputError: anything wrong with the input; the message names the file, line or key.
     """
-    source = _read(str(path), columns)
+    if metric not in METRICS:
+        raise InputError(f"unknown metric {metric!r}{nearest(metric, METRICS)}; accepted: {', '.join(METRICS)}")
+    source = _read(str(path), columns, no_answer)
     if test is not None:
-        source = Source(
-            source.place, source.train, source.validation, _rows(Path(test), columns), source.labels, source.instruction
-        )
+        source = replace(source, test=_rows(Path(test), columns, no_answer))
     name = name or Path(source.place).name.split(".")[0]
     wanted = source.labels if labels is None else labels
     found = check_labels([*source.train, *(source.validation or ()), *(source.test or ())], wanted)
@@ -81,11 +88,15 @@ def read_task(
         labels=found if list_options else (),
         passage=passage,
         header=header,
+        text_cue=text_cue,
+        answer_cue=answer_cue,
     )
-    return _assemble(name, source, found, template, limits or Limits())
+    return _assemble(name, source, found, template, metric, limits or Limits())
 
 
-def _assemble(name: str, source: Source, labels: tuple[str, ...], template: Template, limits: Limits) -> Task:
+def _assemble(
+    name: str, source: Source, labels: tuple[str, ...], template: Template, metric: Metric, limits: Limits
+) -> Task:
     train, validation, test = source.train, source.validation, source.test
     if test is None:
         train, test = hold_out(train, max(1, int(len(train) * TEST_SHARE)), _text, "test")
@@ -104,18 +115,19 @@ def _assemble(name: str, source: Source, labels: tuple[str, ...], template: Temp
         validation=[row.example(template) for row in chosen(validation, limits.validation_rows)],
         test=[row.example(template) for row in chosen(test, limits.test_rows)],
         labels=labels,
+        metric=metric,
     )
 
 
-def _read(path: str, columns: Mapping[str, str] | None) -> Source:
+def _read(path: str, columns: Mapping[str, str] | None, no_answer: Collection[str]) -> Source:
     if path.startswith(HUB):
-        return _read_hub(path, columns)
+        return _read_hub(path, columns, no_answer)
     if Path(path).is_dir():
-        return _read_folder(Path(path), columns)
-    return Source(path, _rows(Path(path), columns))
+        return _read_folder(Path(path), columns, no_answer)
+    return Source(path, _rows(Path(path), columns, no_answer))
 
 
-def _read_folder(folder: Path, columns: Mapping[str, str] | None) -> Source:
+def _read_folder(folder: Path, columns: Mapping[str, str] | None, no_answer: Collection[str]) -> Source:
     files = {part: _find(folder, stems) for part, stems in _STEMS.items()}
     train = files["train"]
     if train is None:
@@ -125,7 +137,7 @@ def _read_folder(folder: Path, columns: Mapping[str, str] | None) -> Source:
             f"labels.json; found: {listing}"
         )
     labels = folder / "labels.json"
-    parts = {part: _rows(file, columns) for part, file in files.items() if file is not None}
+    parts = {part: _rows(file, columns, no_answer) for part, file in files.items() if file is not None}
     return Source(
         place=str(folder),
         train=parts["train"],
@@ -136,7 +148,7 @@ def _read_folder(folder: Path, columns: Mapping[str, str] | None) -> Source:
     )
 
 
-def _read_hub(path: str, columns: Mapping[str, str] | None) -> Source:
+def _read_hub(path: str, columns: Mapping[str, str] | None, no_answer: Collection[str]) -> Source:
     name, _, config = path.removeprefix(HUB).partition("@")
     try:
         import datasets
@@ -153,7 +165,7 @@ def _read_hub(path: str, columns: Mapping[str, str] | None) -> Source:
         if split not in found:
             return None
         records = [Record(f"{path}, {split} row {n}", dict(values)) for n, values in enumerate(found[split], start=1)]
-        understood = to_rows(records, columns)
+        understood = to_rows(records, columns, no_answer)
         return named_labels(understood, names) if names else understood
 
     train, validation, test = rows("train"), rows("validation"), rows("test")
@@ -169,8 +181,8 @@ def _find(folder: Path, stems: Sequence[str]) -> Path | None:
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
-def _rows(path: Path, columns: Mapping[str, str] | None) -> list[Row]:
-    return to_rows(read_records(path), columns)
+def _rows(path: Path, columns: Mapping[str, str] | None, no_answer: Collection[str]) -> list[Row]:
+    return to_rows(read_records(path), columns, no_answer)
 
 
 def _read_labels(path: Path) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from gorp.errors import InputError, nearest
-from gorp.tasks.benchmarks import BENCHMARKS, benchmark_tasks
+from gorp.tasks.benchmarks import BENCHMARKS, benchmark_tasks, unseen_tasks
 from gorp.tasks.sources import HUB, read_task
 from gorp.tasks.splits import Limits
 from gorp.tasks.stream_file import StreamFile, TaskEntry
@@ -19,17 +19,20 @@ BUILTIN = "builtin"
 
 
 class TaskStream(Sequence[Task]):
-    """Tasks in the order they are learned, under one name.
+    """Tasks in the order they are learned, under one name; ``unseen`` tasks are measured and never learned.
+
+    As a sequence it is the tasks to learn.
 
     Raises:
-        InputError: no task at all, or two of the same name.
+        InputError: no task to learn, or two tasks of the same name.
     """
 
-    def __init__(self, name: str, tasks: Iterable[Task]) -> None:
+    def __init__(self, name: str, tasks: Iterable[Task], unseen: Iterable[Task] = ()) -> None:
         self.name = name
         self._tasks = tuple(tasks)
-        names = [task.name for task in self._tasks]
-        if not names:
+        self.unseen = tuple(unseen)
+        names = [task.name for task in (*self._tasks, *self.unseen)]
+        if not self._tasks:
             raise InputError(f"stream {name!r} has no tasks")
         twice = next((task for task in names if names.count(task) > 1), None)
         if twice is not None:
@@ -46,7 +49,7 @@ class TaskStream(Sequence[Task]):
         seed: int = 0,
         name_task_in_prompt: bool = False,
     ) -> TaskStream:
-        """Return the stream ``builtin`` or a benchmark: ``standard-cl/1`` to ``3``, ``long/4`` to ``6``.
+        """Return the stream ``builtin`` or a benchmark, one of ``benchmarks.BENCHMARKS``.
 
         Args:
             data_dir: where a benchmark's data is; by default ``$GORP_DATA``.
@@ -66,7 +69,8 @@ class TaskStream(Sequence[Task]):
                 f"no stream {name!r}{nearest(name, known)}; accepted: {', '.join(known)}, or a YAML file of tasks"
             )
         limits = Limits(train_rows, test_rows, validation_rows, seed)
-        return cls(name, benchmark_tasks(name, data_dir, limits, name_task_in_prompt))
+        tasks, unseen = (read(name, data_dir, limits, name_task_in_prompt) for read in (benchmark_tasks, unseen_tasks))
+        return cls(name, tasks, unseen)
 
     @classmethod
     def from_yaml(
@@ -81,8 +85,8 @@ class TaskStream(Sequence[Task]):
     ) -> TaskStream:
         """Read a stream from a YAML file; an argument that is given wins over the file's own.
 
-        The file has a ``name`` and either ``tasks``, a list, or ``benchmark``, the name of one; see ``StreamFile``.
-        Paths in it are relative to it.
+        The file has a ``name`` and either ``tasks``, a list, or ``benchmark``, the name of one, and may list
+        ``unseen`` tasks; see ``StreamFile``. Paths in it are relative to it.
 
         Raises:
             InputError: the file or the data it names is missing or wrong; the message names file and key or line.
@@ -96,18 +100,20 @@ class TaskStream(Sequence[Task]):
             seed=file.seed if seed is None else seed,
         )
         name_task = file.name_task_in_prompt if name_task_in_prompt is None else name_task_in_prompt
-        name = file.name or path.stem
+        unseen = [_task(entry, path.parent, rows, name_task) for entry in file.unseen]
         if file.benchmark is not None:
             folder = data_dir or (path.parent / file.data if file.data else None)
             named = cls.from_name(
                 file.benchmark, folder, rows.train_rows, rows.test_rows, rows.validation_rows, rows.seed, name_task
             )
-            return cls(file.name or named.name, named)
-        return cls(name, [_task(entry, path.parent, rows, name_task) for entry in file.tasks])
+            return cls(file.name or named.name, named, [*named.unseen, *unseen])
+        tasks = [_task(entry, path.parent, rows, name_task) for entry in file.tasks]
+        return cls(file.name or path.stem, tasks, unseen)
 
     def fingerprint(self) -> str:
         """Return a sha256 over the tasks, names and rows, that tells this stream from any other."""
-        return hashlib.sha256("\n".join(task.fingerprint() for task in self._tasks).encode()).hexdigest()
+        unseen = [f"unseen {task.fingerprint()}" for task in self.unseen]
+        return hashlib.sha256("\n".join([*(task.fingerprint() for task in self._tasks), *unseen]).encode()).hexdigest()
 
     @overload
     def __getitem__(self, index: int) -> Task: ...
@@ -151,5 +157,6 @@ def _task(entry: TaskEntry, folder: Path, limits: Limits, name_task_in_prompt: b
         passage=entry.passage,
         list_options=entry.list_options,
         name_task_in_prompt=name_task_in_prompt,
+        metric=entry.metric,
         limits=limits,
     )

@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 from gorp.errors import InputError, nearest
 from gorp.files import read_yaml
 from gorp.tasks.prompts import WHOLE_TEXT
+from gorp.tasks.task import Metric
 
 
 class _Strict(BaseModel):
@@ -30,6 +31,7 @@ class TaskEntry(_Strict):
     columns: dict[str, str] | None = Field(None, description="the file's column for text, label, prompt, ...")
     passage: str = Field(WHOLE_TEXT, description="regular expression; of a text, its longest group may be cut")
     list_options: bool = Field(True, description="whether the prompt lists the labels")
+    metric: Metric = Field("exact_match", description="how answers are scored")
 
     @field_validator("passage")
     @classmethod
@@ -49,11 +51,15 @@ class TaskEntry(_Strict):
 
 
 class StreamFile(_Strict):
-    """A stream: a list of ``tasks``, or a ``benchmark`` by name with the folder of its ``data``."""
+    """A stream: a list of ``tasks``, or a ``benchmark`` by name with the folder of its ``data``.
+
+    Tasks under ``unseen`` are measured and never learnt, besides those that the benchmark has of them.
+    """
 
     name: str | None = Field(None, min_length=1)
     tasks: list[TaskEntry] = []
     benchmark: str | None = None
+    unseen: list[TaskEntry] = []
     data: str | None = Field(None, description="folder of the benchmark's data; $GORP_DATA if not given")
     train_rows: int | None = Field(None, ge=1)
     test_rows: int | None = Field(None, ge=1)
@@ -90,7 +96,7 @@ def _describe(problem: ErrorDetails) -> str:
     location = problem["loc"]
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
     if problem["type"] == "extra_forbidden":
-        accepted = list((TaskEntry if "tasks" in location else StreamFile).model_fields)
+        accepted = list((TaskEntry if location[0] in ("tasks", "unseen") else StreamFile).model_fields)
         return f"unknown key '{key}'{nearest(str(location[-1]), accepted)}; accepted: {', '.join(accepted)}"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
