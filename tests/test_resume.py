@@ -14,6 +14,7 @@ from gorp.report.record import RunRecord
 from gorp.run_config import RunConfig
 from gorp.run_setup import load_stream
 from gorp.space import GradientSpace
+from gorp.tasks import TaskStream
 
 
 def settings(tiny_models, tiny_stream, method, kind="causal"):
@@ -58,12 +59,13 @@ class Fuse:
 @pytest.mark.parametrize("method", ["gorp", "inc-lora", "joint"])
 def test_ended_again_and_again(tiny_models, tiny_stream, tmp_path, monkeypatch, method):
     config = settings(tiny_models, tiny_stream, method)
-    tasks = load_stream(config)[:2]
+    colour, animal, act = load_stream(config)
+    tasks = TaskStream("two of three", [colour, animal], unseen=[act])
     whole = run_stream(config, tmp_path / "whole", tasks)
     fuse, generator = Fuse(monkeypatch), random.Random(method)
     record = None
     while record is None:
-        fuse.left = generator.randint(1, 20)
+        fuse.left = generator.randint(1, 30)  # up to the 24 that making tasks known takes
         try:
             record = run_stream(config, tmp_path / "ended", tasks)
         except Killed:

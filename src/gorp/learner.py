@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,9 +25,10 @@ from gorp.progress import Progress, SilentProgress, passing_on
 from gorp.report.record import RunRecord, Stage
 from gorp.run_config import RunConfig
 from gorp.run_folder import KnownTask, RunFolder, StageFiles
-from gorp.run_setup import join_tasks, load_stream, new_record, rows_of, settle_config
+from gorp.run_setup import check_unseen, join_tasks, load_stream, new_record, rows_of, settle_config
 from gorp.space import GradientSpace
-from gorp.tasks import Example, Task
+from gorp.tasks import Example, Task, TaskStream
+from gorp.tasks.task import Metric
 from gorp.training import Flight, Plan, train_task
 
 HELD_OUT_ROWS = 32
@@ -43,13 +45,13 @@ def run_stream(
     Args:
         config: the run.
         run_dir: its folder.
-        stream: the tasks, if not those that ``config`` names.
+        stream: the tasks, if not those that ``config`` names; the unseen ones of a `TaskStream` are measured, too.
 
     Raises:
         InputError: the configuration, the data, or the run folder does not fit.
         GorpError: training failed; see the message. What was saved stays.
     """
-    tasks = list(stream if stream is not None else load_stream(config))
+    tasks = stream if stream is not None else load_stream(config)
     if config.model is None:
         raise InputError("key 'model': is missing; accepted: a built-in name, a folder, or a hub id")
     backbone = load_backbone(config.model, config.dtype)
@@ -110,7 +112,7 @@ class ContinualLearner:
             with self.folder.locked():
                 self.folder.start(base_model, self.config, new_record(self.config, self.folder.path))
         self.record = self.folder.record()
-        self.tasks = self.folder.tasks()
+        self.tasks, self.unseen = self.folder.tasks(), self.folder.unseen()
         self._inputs = self.folder.inputs()
 
     @classmethod
@@ -150,12 +152,14 @@ class ContinualLearner:
     def learn_stream(self, tasks: Sequence[Task]) -> None:
         """Learn tasks in order, every one of them measured from the start; those learnt already are passed over.
 
+        The ``unseen`` tasks of a `TaskStream` are measured whenever the others are, and never learnt.
+
         Raises:
             InputError: the folder is the run of another stream.
             GorpError: training failed, or another process works on the run.
         """
         with self.folder.locked(), self.progress:
-            self._announce(tasks)
+            self._announce(tasks, tasks.unseen if isinstance(tasks, TaskStream) else None)
             self._learn_next(tasks)
 
     def evaluate(self, names: Sequence[str] = (), split: str = "test") -> dict[str, float | None]:
@@ -166,23 +170,27 @@ class ContinualLearner:
         """
         if split not in ("test", "validation"):
             raise InputError(f"unknown split {split!r}; accepted: test, validation")
-        known = {task.name: task for task in self.tasks}
+        known = {task.name: task for task in (*self.tasks, *self.unseen)}
         for name in names:
             if name not in known:
                 raise InputError(f"no task {name!r} in this run{nearest(name, known)}; tasks: {', '.join(known)}")
-        return {name: self.score(rows_of(known[name], split), name) for name in names or known}
+        return {name: self.score(rows_of(known[name], split), name, known[name].metric) for name in names or known}
 
     @property
     def learnt(self) -> int:
         """How many tasks are learnt."""
         return self.folder.state.stages if self.folder.state is not None else 0
 
-    def _announce(self, tasks: Sequence[Task]) -> None:
-        """Make tasks known: each gets a column in the record, filled with its score before it is learnt."""
+    def _announce(self, tasks: Sequence[Task], unseen: Sequence[Task] | None = None) -> None:
+        """Make tasks known: each gets a column in the record, filled with its score before it is learnt.
+
+        ``unseen`` tasks become known with the first ones; None leaves them as they are.
+        """
         names = [task.name for task in tasks]
         if doubled := next((name for name in names if names.count(name) > 1), None):
             raise InputError(f"task {doubled!r} is twice in the stream; every task needs a name of its own")
         self._check_known(tasks)
+        check_unseen(self.folder, tasks, unseen)
         known = {task.name for task in self.tasks}
         new = [task for task in tasks if task.name not in known]
         if new and self.method.learns_jointly and self.learnt:
@@ -190,7 +198,8 @@ class ContinualLearner:
         self.progress.run_started(self.record.name, [*self.record.tasks, *(task.name for task in new)], self.learnt)
         if not new:
             return
-        for task in new:
+        measured = [] if self.tasks else list(unseen or ())
+        for task in (*new, *measured):
             self.encoder.check(task)
         scores = [self._score(task) for task in new]
         record = self.record.model_copy(deep=True)
@@ -202,9 +211,12 @@ class ContinualLearner:
             record.stages[-1].scores = [*row, *earlier[len(row) :], *scores]
         else:
             record.zero_shot = [*record.zero_shot, *scores]
-        self.folder.add_tasks(new, record)
+        record.unseen_zero_shot |= {task.name: self._score(task) for task in measured}
+        record.scored_by |= {task.name: task.metric for task in (*new, *measured) if task.metric != "exact_match"}
+        self.folder.add_tasks(new, record, measured)
         self.record = record
         self.tasks += new
+        self.unseen += measured
 
     def _check_known(self, tasks: Sequence[Task]) -> None:
         """Refuse the folder of a run on other tasks, or on other rows of them."""
@@ -263,6 +275,7 @@ class ContinualLearner:
         layers = measure(before, self.method.effective_weights(), kept, self.method.space, self._inputs, stored)
         memory_seconds = watch.lap()
         scores = [self._score(known) for known in self.tasks]
+        unseen = {known.name: self._score(known) for known in self.unseen}
         stage = Stage(
             index=index,
             task=task.name,
@@ -273,6 +286,7 @@ class ContinualLearner:
             skipped_refreshes=skipped_refreshes,
             layers=layers,
             train_loss=flight.loss_curve(),
+            unseen=unseen,
         )
         record = self.record.model_copy(deep=True)
         record.stages = [*record.stages, stage]
@@ -320,19 +334,20 @@ class ContinualLearner:
         inputs = (self.encoder.forward_inputs(self.method.prepare(batch)) for batch in on_device)
         return collect_inputs(self.model, self.method.layer_names(), inputs)
 
-    def score(self, examples: Sequence[Example], name: str) -> float | None:
-        """Exact match in percent on examples of any kind, reported under ``name``; None if there are none."""
+    def score(self, examples: Sequence[Example], name: str, metric: Metric = "exact_match") -> float | None:
+        """Score in percent on examples of any kind, reported under ``name``; None if there are none."""
         if not examples:
             return None
         known = [task.name for task in self.tasks]
         self.method.select(known.index(name) if name in known else None)
-        score = self.evaluator.score(examples, lambda done, total: self.progress.evaluation_step(name, done, total))
+        on_step = partial(self.progress.evaluation_step, name)
+        score = self.evaluator.score(examples, on_step, metric)
         self.method.select(None)
         self.progress.task_evaluated(name, score)
         return score
 
     def _score(self, task: Task) -> float | None:
-        return self.score(rows_of(task, self.config.evaluation.split), task.name)
+        return self.score(rows_of(task, self.config.evaluation.split), task.name, task.metric)
 
 
 def kept_directions(space: GradientSpace | None) -> dict[str, Tensor]:

@@ -59,6 +59,15 @@ def forgetting(matrix: Matrix) -> float | None:
     return _mean([_difference(_best(matrix, task, last), _entry(matrix, last, task)) for task in range(last)])
 
 
+def unseen(matrix: Matrix) -> float | None:
+    """Mean of the last row of the unseen tasks' matrix: ``1/K sum_k u[T-1][k]``, zero-shot by construction.
+
+    ``matrix[i][k]`` is the score after stage ``i`` of task ``k``, one of ``K`` that are never learned. ``None`` if
+    there are none.
+    """
+    return _mean(list(matrix[-1] or ())) if matrix else None
+
+
 def _best(matrix: Matrix, task: int, last: int) -> float | None:
     """Return the highest score of ``task`` from the stage that learned it up to the one before ``last``."""
     if _entry(matrix, task, task) is None:

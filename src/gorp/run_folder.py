@@ -4,6 +4,7 @@
 replaced last. Everything it does not name is left over from a crash, and removed when the run goes on::
 
     config.yaml  environment.json  state.json  record.json  gradient_space.safetensors  report.html
+    unseen-01-NAME/ test.jsonl validation.jsonl            rows of a task that is measured and never learnt
     task-01-NAME/ test.jsonl validation.jsonl              rows that `learn` and `evaluate` need later
                   after/ weights.safetensors method.safetensors gradient_space.safetensors inputs.safetensors
                   step-000200/ flight.json flight.safetensors      while the task trains
@@ -15,9 +16,9 @@ import filecmp
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,10 @@ from gorp.errors import GorpError, InputError
 from gorp.files import read_json, write_text_atomically
 from gorp.report.record import RunRecord
 from gorp.run_config import RunConfig
+from gorp.saved_rows import read_rows, write_rows
 from gorp.space import GradientSpace
-from gorp.tasks import Example, Task
+from gorp.tasks import Task
+from gorp.tasks.task import METRICS, Metric
 
 STATE, CONFIG, RECORD, SPACE = "state.json", "config.yaml", "record.json", "gradient_space.safetensors"
 _LOCK, _UNFINISHED = "run.lock", ".unfinished"
@@ -47,16 +50,26 @@ _LOCK, _UNFINISHED = "run.lock", ".unfinished"
 
 @dataclass
 class KnownTask:
-    """A task of the run: its name, the labels it answers with, and the fingerprint of all its rows."""
+    """A task of the run: its name, the labels it answers with, its metric, and the fingerprint of all its rows."""
 
     name: str
     fingerprint: str
     labels: tuple[str, ...]
+    metric: Metric = "exact_match"
 
     @classmethod
     def of(cls, task: Task) -> KnownTask:
         """What is kept of a task in ``state.json``."""
-        return cls(task.name, task.fingerprint(), tuple(task.labels))
+        return cls(task.name, task.fingerprint(), tuple(task.labels), task.metric)
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> KnownTask:
+        """A task from ``state.json``; one that does not name its metric is scored by exact match."""
+        name, fingerprint, labels = values["name"], values["fingerprint"], tuple(values["labels"])
+        metric: Metric = values.get("metric", "exact_match")
+        if metric not in METRICS:
+            raise KeyError("metric")
+        return cls(name, fingerprint, labels, metric)
 
 
 @dataclass
@@ -69,6 +82,7 @@ class RunState:
         stages: tasks learnt.
         after: folder of the last finished stage, relative to the run folder; None before the first.
         flight: folder of the training in flight, likewise.
+        unseen: every task that is measured and never learnt.
     """
 
     base_model: str
@@ -76,6 +90,7 @@ class RunState:
     stages: int = 0
     after: str | None = None
     flight: str | None = None
+    unseen: list[KnownTask] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -149,26 +164,32 @@ class RunFolder:
         """The resolved configuration of the run."""
         return RunConfig.from_yaml(self.path / CONFIG)
 
-    def add_tasks(self, tasks: list[Task], record: RunRecord) -> None:
-        """Remember tasks, their rows for evaluation, and a record that has a column for each."""
+    def add_tasks(self, tasks: Sequence[Task], record: RunRecord, unseen: Sequence[Task] = ()) -> None:
+        """Remember tasks, their rows for evaluation, and a record that has a place for each."""
         state = self._state()
         for position, task in enumerate(tasks, start=len(state.tasks)):
-            folder = self.path / task_folder(position, task.name)
-            for split, rows in (("test", task.test), ("validation", task.validation)):
-                lines = [row.to_json() for row in rows]
-                write_text_atomically(folder / f"{split}.jsonl", "".join(f"{line}\n" for line in lines))
+            write_rows(self.path / task_folder(position, task.name), task)
+        for position, task in enumerate(unseen, start=len(state.unseen)):
+            write_rows(self.path / task_folder(position, task.name, "unseen"), task)
         record.save(self.path / RECORD)
-        known = [*state.tasks, *(KnownTask.of(task) for task in tasks)]
-        self._write_state(RunState(state.base_model, known, state.stages, state.after, state.flight))
+        known, measured = ([KnownTask.of(task) for task in given] for given in (tasks, unseen))
+        self._write_state(replace(state, tasks=[*state.tasks, *known], unseen=[*state.unseen, *measured]))
 
     def tasks(self) -> list[Task]:
-        """Every known task with the rows kept for evaluation; no training rows."""
-        tasks = []
-        for position, known in enumerate(self._state().tasks):
-            folder = self.path / task_folder(position, known.name)
-            rows = {split: _read_rows(folder / f"{split}.jsonl") for split in ("test", "validation")}
-            tasks.append(Task(known.name, [], rows["validation"], rows["test"], known.labels))
-        return tasks
+        """Every task learnt or to be learnt, with the rows kept for evaluation; no training rows."""
+        return self._read_tasks(self._state().tasks, "task")
+
+    def unseen(self) -> list[Task]:
+        """Every task that is measured and never learnt, likewise."""
+        return self._read_tasks(self._state().unseen, "unseen")
+
+    def _read_tasks(self, tasks: Sequence[KnownTask], kind: str) -> list[Task]:
+        found = []
+        for position, known in enumerate(tasks):
+            folder = self.path / task_folder(position, known.name, kind)
+            rows = {split: read_rows(folder / f"{split}.jsonl") for split in ("test", "validation")}
+            found.append(Task(known.name, [], rows["validation"], rows["test"], known.labels, known.metric))
+        return found
 
     def record(self) -> RunRecord:
         """The record as of the last finished stage."""
@@ -180,6 +201,10 @@ class RunFolder:
         record.stages = [stage for stage in record.stages if stage.index < state.stages]
         record.zero_shot = record.zero_shot[:width]
         record.tasks = record.tasks[:width]
+        unseen = {task.name for task in state.unseen}
+        record.unseen_zero_shot = {name: score for name, score in record.unseen_zero_shot.items() if name in unseen}
+        names = {*record.tasks, *unseen}
+        record.scored_by = {name: metric for name, metric in record.scored_by.items() if name in names}
         record.finished = 0 < width == state.stages
         return record
 
@@ -190,7 +215,7 @@ class RunFolder:
         name = f"{parent}/step-{step:06d}"
         self._publish(name, lambda folder: save_state(folder, "flight", dict(flight)))
         before = state.flight
-        self._write_state(RunState(state.base_model, state.tasks, state.stages, state.after, name))
+        self._write_state(replace(state, flight=name))
         if before and before != name:
             shutil.rmtree(self.path / before, ignore_errors=True)
 
@@ -206,7 +231,7 @@ class RunFolder:
         name = f"{task_folder(stages - 1, state.tasks[stages - 1].name)}/after"
         self._publish(name, lambda folder: _write_stage(folder, files))
         record.save(self.path / RECORD)
-        self._write_state(RunState(state.base_model, state.tasks, stages, name, None))
+        self._write_state(replace(state, stages=stages, after=name, flight=None))
         self._tidy()
 
     def stage_files(self) -> StageFiles | None:
@@ -267,8 +292,12 @@ class RunFolder:
         content = read_json(path)
         check_version(path, content)
         try:
-            tasks = [KnownTask(task["name"], task["fingerprint"], tuple(task["labels"])) for task in content["tasks"]]
-            return RunState(content["base_model"], tasks, content["stages"], content["after"], content["flight"])
+            tasks, unseen = (
+                [KnownTask.read(task) for task in listed] for listed in (content["tasks"], content.get("unseen", []))
+            )
+            return RunState(
+                content["base_model"], tasks, content["stages"], content["after"], content["flight"], unseen
+            )
         except (KeyError, TypeError) as error:
             raise InputError(f"{path}: key {error} is missing or wrong; the file is damaged") from None
 
@@ -282,14 +311,15 @@ class RunFolder:
                 "stages": state.stages,
                 "after": state.after,
                 "flight": state.flight,
+                "unseen": [vars(task) for task in state.unseen],
             },
         )
         self.state = state
 
 
-def task_folder(position: int, name: str) -> str:
+def task_folder(position: int, name: str, kind: str = "task") -> str:
     """``task-01-NAME`` for position 0; characters that a file system may refuse become ``_``."""
-    return f"task-{position + 1:02d}-{re.sub(r'[^A-Za-z0-9._-]', '_', name)}"
+    return f"{kind}-{position + 1:02d}-{re.sub(r'[^A-Za-z0-9._-]', '_', name)}"
 
 
 def _write_stage(folder: Path, files: StageFiles) -> None:
@@ -298,20 +328,6 @@ def _write_stage(folder: Path, files: StageFiles) -> None:
     save_tensors(folder / "inputs.safetensors", files.inputs)
     if files.space is not None:
         files.space.save(folder / SPACE)
-
-
-def _read_rows(path: Path) -> list[Example]:
-    rows = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}); the run folder is damaged") from None
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(Example.from_json(line))
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}:{number}: not a row of a run ({error}); the run folder is damaged") from None
-    return rows
 
 
 def _try_lock(descriptor: int) -> bool:

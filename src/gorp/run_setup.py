@@ -17,7 +17,7 @@ from gorp.errors import InputError
 from gorp.methods import check_method, load_method
 from gorp.report.record import RunRecord
 from gorp.run_config import RunConfig
-from gorp.run_folder import RunFolder
+from gorp.run_folder import KnownTask, RunFolder
 from gorp.tasks import Example, Task, TaskStream
 
 #: Settings that may change when a run is gone on with: nothing that is learnt depends on them.
@@ -76,6 +76,31 @@ def first_difference(given: RunConfig, saved: RunConfig) -> str | None:
         if key not in FREE_SETTINGS and ours[key] != theirs.get(key):
             return f"{key} = {theirs.get(key)!r}, not {ours[key]!r}"
     return None
+
+
+def check_unseen(folder: RunFolder, tasks: Sequence[Task], unseen: Sequence[Task] | None) -> None:
+    """Refuse to learn a task that a run only measures, and to measure other ones than those it began with.
+
+    Args:
+        folder: of the run.
+        tasks: that are to be learnt.
+        unseen: that are to be measured and never learnt; None for whichever they are.
+
+    Raises:
+        InputError: the folder is the run of another list of unseen tasks, or of other rows of them.
+    """
+    state = folder.state
+    known = state.unseen if state else []
+    for task in tasks:
+        if task.name in {other.name for other in known}:
+            raise InputError(f"{folder.path}: task {task.name!r} is measured in this run and never learnt; rename it")
+    if not state or not state.tasks or unseen is None or [KnownTask.of(task) for task in unseen] == known:
+        return
+    names, given = (", ".join(task.name for task in listed) or "none" for listed in (known, unseen))
+    what = f"{names}, not {given}" if names != given else "the same ones with other rows"
+    raise InputError(
+        f"{folder.path}: is a run whose unseen tasks are {what}; accepted: the list it began with, or another folder"
+    )
 
 
 def describe_environment() -> dict[str, Any]:

@@ -17,12 +17,15 @@ def command(
     ] = None,
     split: Annotated[str, typer.Option(help="Rows to score on: test or validation.")] = "test",
     data: Annotated[str | None, typer.Option(help="Score the rows of this file or folder instead.")] = None,
+    metric: Annotated[str, typer.Option(help="How rows of --data are scored: exact_match or rouge_l.")] = "exact_match",
     model: Annotated[
         str | None, typer.Option(help="Where the base model is now.", show_default="as in the run")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the scores alone.")] = False,
 ) -> None:
-    """Print exact match in percent, a line a task, of the model as it is after the last task learnt.
+    """Print scores in percent, a line a task, of the model as it is after the last task learnt.
+
+    Each task is scored by its own metric, exact match or ROUGE-L; those that the run never learns are scored, too.
 
     Example:  gorp evaluate runs/desk --task refunds --split validation
     """
@@ -34,8 +37,9 @@ def command(
         if data is None:
             scores = learner.evaluate(task or (), split)
         else:
-            other = read_task(data)
-            scores = {other.name: learner.score([*other.train, *other.validation, *other.test], other.name)}
+            other = read_task(data, metric=metric)
+            rows = [*other.train, *other.validation, *other.test]
+            scores = {other.name: learner.score(rows, other.name, other.metric)}
     width = max(map(len, scores), default=0)
     for name, score in scores.items():
         print(f"{name:<{width}}  {'not measured' if score is None else f'{score:5.1f}'}")

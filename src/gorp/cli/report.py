@@ -38,14 +38,14 @@ def command(
     from gorp.report.comparison import group_runs
     from gorp.report.html import write_report
     from gorp.report.record import RunRecord
-    from gorp.report.tables import comparison_grid, matrix_grid, scores_csv, to_markdown
+    from gorp.report.tables import comparison_grid, matrix_grid, scores_csv, to_markdown, unseen_grid
 
     folders = find_runs(runs)
     records = [RunRecord.load(folder) for folder in folders]
     if csv is not None:
         write_text_atomically(csv, scores_csv(records))
     if markdown is not None:
-        grids = [matrix_grid(record) for record in records]
+        grids = [grid for record in records for grid in (matrix_grid(record), unseen_grid(record)) if grid is not None]
         grids += [comparison_grid(group_runs(records))] if len(records) > 1 else []
         write_text_atomically(markdown, "\n".join(to_markdown(grid) for grid in grids))
     page = write_report(records, out if out is not None else _common_folder(runs, folders))

@@ -39,17 +39,17 @@ class Group:
 
     @property
     def figures(self) -> dict[str, Spread | None]:
-        """AP, BWT, FWT, forgetting (percent) and seconds over the runs; None where any run leaves one undefined."""
+        """``SUMMARY_KEYS`` (percent) and seconds over the runs; None where any run leaves one undefined."""
         summaries = [record.summary() for record in self.records]
-        figures = {key: Spread.of([summary[key] for summary in summaries]) for key in SUMMARY_KEYS}
+        figures = {key: Spread.of([summary.get(key) for summary in summaries]) for key in SUMMARY_KEYS}
         return figures | {"seconds": Spread.of([sum(record.seconds.values()) or None for record in self.records])}
 
 
 def group_runs(records: Sequence[RunRecord]) -> list[Group]:
     """Put repeats together, in order of first appearance; labels are told apart where methods repeat.
 
-    Two runs repeat each other if method, model, stream, tasks and configuration agree in all but the seed and
-    where the run is kept.
+    Two runs repeat each other if method, model, stream, tasks (learnt and unseen) and configuration agree in all but
+    the seed and where the run is kept.
     """
     repeats: dict[str, list[RunRecord]] = {}
     for record in records:
@@ -64,7 +64,8 @@ def group_runs(records: Sequence[RunRecord]) -> list[Group]:
 
 def _identity(record: RunRecord) -> str:
     config = _without_repeats(record.config)
-    return json.dumps([record.method, record.model, record.stream, record.tasks, config], sort_keys=True, default=str)
+    tasks = [record.tasks, list(record.unseen_zero_shot)]
+    return json.dumps([record.method, record.model, record.stream, tasks, config], sort_keys=True, default=str)
 
 
 def _without_repeats(value: Any) -> Any:

@@ -18,7 +18,7 @@ from gorp.report import plots, words
 from gorp.report.comparison import Group, group_runs
 from gorp.report.layers import LayerDigest, digest_layers
 from gorp.report.record import RunRecord
-from gorp.report.tables import comparison_grid
+from gorp.report.tables import Grid, comparison_grid, unseen_grid
 
 REPORT_FILE = "report.html"
 LAYERS_SHOWN = 8  # the rest folds away
@@ -71,12 +71,13 @@ class RunView:
     changes: list[float | None]
     findings: list[words.Finding]
     layers: list[LayerDigest]
+    unseen: Grid | None
     fullness_plot: Markup | None
     loss_plot: Markup | None
 
     @property
     def figures(self) -> dict[str, str]:
-        """AP, BWT, FWT and forgetting as text."""
+        """AP, BWT, FWT, forgetting and, where there are tasks never learnt, their mean, as text."""
         return {
             key: words.change(value) if key in ("BWT", "FWT") else words.score(value)
             for key, value in self.record.summary().items()
@@ -119,6 +120,7 @@ def render_report(records: Sequence[RunRecord]) -> str:
             rankings=_rankings(groups) if several else [],
             curves=_curves(records, styles),
             runs=views,
+            scoring=words.scoring(records),
             LAYERS_SHOWN=LAYERS_SHOWN,
             SERIES_COLOURS=plots.SERIES_COLOURS,
         )
@@ -167,6 +169,7 @@ def _view(record: RunRecord, style: int, identity: str) -> RunView:
         changes=words.changes_since_learnt(record),
         findings=words.findings(record),
         layers=layers,
+        unseen=unseen_grid(record),
         fullness_plot=Markup(plots.fullness(fullness, f"{identity}-full")) if fullness else None,
         loss_plot=Markup(plots.losses(losses, f"{identity}-loss")) if losses else None,
     )

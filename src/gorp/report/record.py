@@ -13,10 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from gorp import metrics
 from gorp.errors import InputError
 from gorp.files import read_json, write_text_atomically
+from gorp.tasks.task import Metric
 
 FORMAT_VERSION = 1
 RECORD_FILE = "record.json"
-SUMMARY_KEYS = ("AP", "BWT", "FWT", "forgetting")
+SUMMARY_KEYS = ("AP", "BWT", "FWT", "forgetting", "unseen")
 
 Matrix = list[list[float | None]]
 
@@ -89,6 +90,7 @@ class Stage(_Part):
         skipped_refreshes: refreshes of full-rank directions skipped because nothing but noise was left.
         layers: one meter per layer that learns, by dotted module name.
         train_loss: (step, loss) pairs as logged.
+        unseen: score in percent after this stage of each task that is never learnt, None where not measured.
     """
 
     index: int = Field(ge=0)
@@ -100,6 +102,7 @@ class Stage(_Part):
     skipped_refreshes: int = Field(0, ge=0)
     layers: dict[str, LayerMeter] = Field(default_factory=dict)
     train_loss: list[tuple[int, float]] = Field(default_factory=list)
+    unseen: dict[str, float | None] = Field(default_factory=dict)
 
 
 class RunRecord(_Part):
@@ -107,6 +110,8 @@ class RunRecord(_Part):
 
     ``stages`` grows by one entry per task learnt, in increasing order of ``index``. A method that learns all T tasks
     at once (``joint``) has one stage of index T - 1: the rows of the matrix before it are None throughout.
+    ``unseen_zero_shot`` names the tasks that are measured and never learnt, with their scores before any learning.
+    ``scored_by`` says how tasks are scored, those that it does not name by exact match.
     """
 
     format_version: Literal[1] = 1
@@ -117,6 +122,8 @@ class RunRecord(_Part):
     tasks: list[str]
     seed: int = 0
     zero_shot: list[float | None] = Field(default_factory=list)
+    unseen_zero_shot: dict[str, float | None] = Field(default_factory=dict)
+    scored_by: dict[str, Metric] = Field(default_factory=dict)
     stages: list[Stage] = Field(default_factory=list)
     config: dict[str, Any] = Field(default_factory=dict)
     environment: dict[str, Any] = Field(default_factory=dict)
@@ -160,9 +167,17 @@ class RunRecord(_Part):
                 total[part] = total.get(part, 0.0) + seconds
         return total
 
+    @property
+    def unseen_matrix(self) -> Matrix:
+        """``unseen_matrix[i][k]``: score in percent of the task never learnt at position k after stage i."""
+        rows = {stage.index: [stage.unseen.get(name) for name in self.unseen_zero_shot] for stage in self.stages}
+        nothing: list[float | None] = [None] * len(self.unseen_zero_shot)
+        return [rows.get(index, nothing) for index in range(max(rows, default=-1) + 1)]
+
     def summary(self) -> dict[str, float | None]:
-        """AP, BWT, FWT and forgetting in percent; None where the record does not define the figure."""
-        return summarise(self.matrix, self.zero_shot_row)
+        """AP, BWT, FWT and forgetting in percent, None where undefined; ``unseen`` if there are tasks never learnt."""
+        figures = summarise(self.matrix, self.zero_shot_row)
+        return figures | {"unseen": metrics.unseen(self.unseen_matrix)} if self.unseen_zero_shot else figures
 
     def comparable(self) -> dict[str, Any]:
         """The deterministic part as plain JSON values: equal for two runs of the same configuration.

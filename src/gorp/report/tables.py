@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from gorp import metrics
 from gorp.report.comparison import Group, Spread
 from gorp.report.record import SUMMARY_KEYS, RunRecord
 from gorp.report.words import NOT_MEASURED, change, changes_since_learnt, score, stage_label
@@ -50,21 +51,38 @@ def matrix_grid(record: RunRecord, compact: bool = False) -> Grid:
     return Grid(_run_title(record), ("after learning", *(numbers if compact else record.tasks)), tuple(rows))
 
 
+def unseen_grid(record: RunRecord) -> Grid | None:
+    """Tasks that are never learnt: a row each, a column before any learning and one per measured stage; their mean."""
+    if not record.unseen_zero_shot:
+        return None
+    stages = [(str(index + 1), row) for index, row in enumerate(record.unseen_matrix) if set(row) != {None}]
+    columns = [("zero-shot", list(record.unseen_zero_shot.values())), *stages]
+    rows = [(name, *(score(row[at]) for _, row in columns)) for at, name in enumerate(record.unseen_zero_shot)]
+    mean = ("mean", *(score(metrics.unseen([row])) for _, row in columns))
+    header = ("never learnt, after stage", *(name for name, _ in columns))
+    return Grid(f"{record.name}: unseen tasks", header, (*rows, mean))
+
+
 def needs_compact(record: RunRecord) -> bool:
     """Whether the matrix with names and decimals is wider than a usual terminal."""
     return sum(max(len(task), 5) + 2 for task in record.tasks) > _WIDEST_MATRIX
 
 
 def comparison_grid(groups: Sequence[Group]) -> Grid:
-    """AP, BWT, FWT, forgetting and seconds, a row per method; mean and standard deviation where there are seeds."""
+    """AP, BWT, FWT, forgetting and seconds, a row per method; mean and standard deviation where there are seeds.
+
+    The mean of tasks never learnt is there where any run has such tasks.
+    """
+    has_unseen = any(record.unseen_zero_shot for group in groups for record in group.records)
+    keys = [key for key in SUMMARY_KEYS if key != "unseen" or has_unseen]
     rows = []
     for group in groups:
         figures = group.figures
-        cells = [_spread(figures[key], signed=key in ("BWT", "FWT")) for key in SUMMARY_KEYS]
+        cells = [_spread(figures[key], signed=key in ("BWT", "FWT")) for key in keys]
         rows.append((group.label, str(len(group.records)), *cells, _seconds(figures["seconds"])))
     spread = any(len(group.records) > 1 for group in groups)
     title = "mean \N{PLUS-MINUS SIGN} standard deviation over runs" if spread else "comparison"
-    return Grid(title, ("method", "runs", *SUMMARY_KEYS, "seconds"), tuple(rows))
+    return Grid(title, ("method", "runs", *keys, "seconds"), tuple(rows))
 
 
 def to_rich(grid: Grid) -> Table:
@@ -118,17 +136,24 @@ def to_csv(grid: Grid) -> str:
 
 
 def scores_csv(records: Sequence[RunRecord]) -> str:
-    """Every measured score, one per line: run, method, seed, stage (0 is before any learning), learnt, task, score."""
+    """Every measured score, one per line: run, method, seed, stage (0 is before any learning), learnt, task, score.
+
+    Tasks that are never learnt come last; no line has them under ``learnt``.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("run", "method", "seed", "stage", "learnt", "task", "score"))
     for record in records:
-        stages = [(0, "", record.zero_shot_row)]
-        stages += [(stage.index + 1, stage.task, record.matrix[stage.index]) for stage in record.stages]
-        for number, learnt, scores in stages:
+        learning = [(0, ""), *((stage.index + 1, stage.task) for stage in record.stages)]
+        zero_shot, unseen = record.zero_shot_row, list(record.unseen_zero_shot.values())
+        for tasks, before, matrix in (
+            (record.tasks, zero_shot, record.matrix),
+            (list(record.unseen_zero_shot), unseen, record.unseen_matrix),
+        ):
             writer.writerows(
                 (record.name, record.method, record.seed, number, learnt, task, value)
-                for task, value in zip(record.tasks, scores, strict=True)
+                for number, learnt in learning
+                for task, value in zip(tasks, matrix[number - 1] if number else before, strict=True)
                 if value is not None
             )
     return text.getvalue()

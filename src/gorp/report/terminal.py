@@ -9,7 +9,7 @@ from rich.text import Text
 
 from gorp.report.comparison import group_runs
 from gorp.report.record import RunRecord
-from gorp.report.tables import comparison_grid, matrix_grid, needs_compact, to_rich
+from gorp.report.tables import comparison_grid, matrix_grid, needs_compact, to_rich, unseen_grid
 from gorp.report.words import findings
 
 _WIDTH_OF_A_FILE = 200  # columns where nobody's window sets them
@@ -26,6 +26,8 @@ def print_records(records: Sequence[RunRecord], console: Console | None = None) 
     console = console or open_console()
     for record in records:
         _print(console, to_rich(matrix_grid(record, compact=needs_compact(record))))
+        if (unseen := unseen_grid(record)) is not None:
+            _print(console, to_rich(unseen))
         for finding in findings(record):
             warns = finding.kind == "warning"
             _print(console, Text(("! " if warns else "  ") + finding.text, style="yellow" if warns else ""))

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from gorp import metrics
 from gorp.report.comparison import Group, Spread
 from gorp.report.layers import LayerDigest, digest_layers
 from gorp.report.record import RunRecord
+from gorp.tasks.task import METRICS
 
 MINUS = "\N{MINUS SIGN}"
 NOT_MEASURED = "\N{EN DASH}"
@@ -26,7 +28,7 @@ class Finding:
 
 def findings(record: RunRecord) -> list[Finding]:
     """The sentences about one run, in the order in which a reader asks."""
-    sentences = [_learnt(record), _forgotten(record), *_space(record), *_trouble(record)]
+    sentences = [_learnt(record), _forgotten(record), _unseen(record), *_space(record), *_trouble(record)]
     return [sentence for sentence in sentences if sentence is not None]
 
 
@@ -66,6 +68,20 @@ def share(value: float | None) -> str:
     return NOT_MEASURED if value is None else f"{100 * value:.0f}%"
 
 
+def scoring(records: Sequence[RunRecord]) -> str:
+    """How the tasks of these runs are scored: ``"exact match"``, ``"ROUGE-L"``, or which tasks are scored by which."""
+    by_task = {
+        task: METRICS[record.scored_by.get(task, "exact_match")]
+        for record in records
+        for task in (*record.tasks, *record.unseen_zero_shot)
+    }
+    names = list(dict.fromkeys(by_task.values()))
+    if len(names) == 1:
+        return names[0]
+    listed = [f"{name} ({', '.join(task for task, by in by_task.items() if by == name)})" for name in names]
+    return " and ".join(listed) or METRICS["exact_match"]
+
+
 def stage_label(record: RunRecord, index: int) -> str:
     """The task learnt at stage ``index``; ``"all N tasks"`` where no earlier stage was measured (joint training)."""
     earlier = [value for row in record.matrix[:index] for value in row if value is not None]
@@ -97,9 +113,10 @@ def _learnt(record: RunRecord) -> Finding:
         return Finding("news", f"{how_many} {verb} learnt; not all of them were evaluated at the end.")
     start = f", from {score(sum(before) / done)} before any learning" if len(before) == done else ""
     mean = "scoring" if done == 1 else "scoring on average"
+    by = f" by {scoring([record])}" if record.scored_by else ""
     return Finding(
         "news" if record.finished else "warning",
-        _unfinished(record) + f"{how_many} {verb} learnt, {mean} {score(average)}{start}.",
+        _unfinished(record) + f"{how_many} {verb} learnt, {mean} {score(average)}{by}{start}.",
     )
 
 
@@ -123,6 +140,17 @@ def _forgotten(record: RunRecord) -> Finding | None:
         f"Since they were learnt, earlier tasks changed by {change(mean)} points on average; "
         f"the most was lost on {task} ({change(worst)}).",
     )
+
+
+def _unseen(record: RunRecord) -> Finding | None:
+    after = record.summary().get("unseen")
+    if after is None:
+        return None
+    count = len(record.unseen_zero_shot)
+    before = metrics.unseen([list(record.unseen_zero_shot.values())])
+    which = "The task that is never learnt scores" if count == 1 else f"The {count} tasks never learnt score on average"
+    start = "" if before is None else f", {score(before)} before any learning"
+    return Finding("news", f"{which} {score(after)}{start}.")
 
 
 def _space(record: RunRecord) -> list[Finding]:

@@ -1,0 +1,39 @@
+"""The rows that a run keeps of a task, to score it again on another day: JSON lines, one file a split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gorp.errors import InputError
+from gorp.files import write_text_atomically
+from gorp.tasks import Example, Task
+
+
+def write_rows(folder: Path, task: Task) -> None:
+    """Write a task's test and validation rows, a file each; ``folder`` is made if need be.
+
+    Raises:
+        GorpError: a file cannot be written.
+    """
+    for split, rows in (("test", task.test), ("validation", task.validation)):
+        lines = [row.to_json() for row in rows]
+        write_text_atomically(folder / f"{split}.jsonl", "".join(f"{line}\n" for line in lines))
+
+
+def read_rows(path: Path) -> list[Example]:
+    """Read rows that `write_rows` wrote.
+
+    Raises:
+        InputError: the file is missing or damaged; the message names file and line.
+    """
+    rows = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}); the run folder is damaged") from None
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(Example.from_json(line))
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}:{number}: not a row of a run ({error}); the run folder is damaged") from None
+    return rows
