@@ -1,6 +1,9 @@
 """The metrics, on hand-made matrices and on T5-large's published per-stage accuracy (O-LoRA's logs, order 1)."""
 
 import copy
+import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +42,25 @@ def test_published_logs(matrix, performance, backward, forgotten):
     assert metrics.average_performance(matrix) == pytest.approx(performance, abs=1e-5)
     assert metrics.backward_transfer(matrix) == (None if backward is None else pytest.approx(backward, abs=1e-5))
     assert metrics.forgetting(matrix) == (None if forgotten is None else pytest.approx(forgotten, abs=1e-5))
+
+
+@pytest.mark.skipif("GORP_REFERENCE" not in os.environ, reason="needs $GORP_REFERENCE, published logs per stage")
+def test_the_published_averages_are_those_of_the_published_logs():
+    """``predict_exact_match`` of the last stage, as O-LoRA's logs print it beside the scores of the tasks."""
+    path = Path(os.environ["GORP_REFERENCE"]) / "olora_t5_large_order1.json"
+    runs = json.loads(path.read_text())["runs"]
+    for run, published in {"o-lora": 78.3651, "inc-lora": 68.6184, "seq-lora": 62.875}.items():
+        assert metrics.average_performance(runs[run]) == pytest.approx(published, abs=6e-5)
+    assert metrics.backward_transfer(runs["o-lora"]) == pytest.approx(-1.179833, abs=1e-5)
+    assert metrics.backward_transfer(runs["seq-lora"]) is None  # the logs of its third stage are not published
+    assert runs["o-lora"] == O_LORA and runs["inc-lora"] == INC_LORA and runs["seq-lora"] == SEQ_LORA
+
+
+def test_unseen_tasks_are_averaged_after_the_last_stage():
+    assert metrics.unseen([[10.0, 20.0], [30.0, 50.0]]) == pytest.approx(40.0)
+    assert metrics.unseen([None, [30.0, 50.0]]) == pytest.approx(40.0)
+    assert metrics.unseen([[10.0, 20.0], [30.0, None]]) is None
+    assert metrics.unseen([[]]) is metrics.unseen([]) is metrics.unseen([[1.0], None]) is None
 
 
 def test_forgetting_counts_from_the_best_stage_and_backward_transfer_from_the_first():
