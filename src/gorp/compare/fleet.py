@@ -160,7 +160,8 @@ def _close(process: subprocess.Popen[bytes]) -> None:
 
 def _environment(given: Mapping[str, str], workers: int) -> dict[str, str]:
     """The cores are shared out: two processes with a thread a core each would wait for each other."""
-    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers)), **given}
+    threads = given.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // workers))
+    return {**given, "OMP_NUM_THREADS": threads}
 
 
 def _finish(job: Job, code: int) -> None:
