@@ -57,8 +57,9 @@ def test_what_is_not_the_same_for_all_cells_is_named(file):
 
 def test_another_file_is_extended(file):
     more = file.with_name("more.yaml")
-    more.write_text("extends: mine.yaml\nbase: {training: {epochs: 5}}\nseeds: [7]\n")
+    more.write_text("extends: mine.yaml\nbase: {training: {epochs: 5}}\nseeds: [7]\ncells: {joint: null}\n")
     experiment = Experiment.read(more)
+    assert list(experiment.cells) == ["gorp"]
     assert experiment.name == "more" and experiment.seeds == [7]
     assert experiment.base["training"] == {"epochs": 5, "batch_size": 4}
 

@@ -29,6 +29,13 @@ def test_the_summary_says_it_in_text(results):
     assert dict(zip(grid.header, grid.rows[0], strict=True))["notes"] == "old rows"
 
 
+def test_unseen_tasks_have_a_column_where_they_were_measured(results):
+    assert "unseen" not in summary_grid(results, "gorp").header
+    results["gorp/two-1/0"].summary["unseen"] = 33.0
+    grid = summary_grid({"gorp/two-1/0": results["gorp/two-1/0"]}, "gorp")
+    assert dict(zip(grid.header, grid.rows[0], strict=True))["unseen"] == "33.0"
+
+
 def test_tasks_and_streams(results):
     assert task_grid(results, "gorp").rows[1] == ("gorp", "81 (81)", "60 (60)")
     assert task_grid(results, "gorp").rows[0] == ("joint", "85", "71")

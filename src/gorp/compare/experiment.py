@@ -62,6 +62,8 @@ class Experiment(BaseModel):
     def read(cls, path: str | Path) -> Experiment:
         """Read an experiment from YAML; with ``extends`` it says only what differs from another file beside it.
 
+        A cell given as null is left out.
+
         Raises:
             InputError: the file cannot be read, or a key or value is wrong; the message names file and key.
         """
@@ -171,4 +173,6 @@ def _read(file: Path) -> dict[str, Any]:
         raise InputError(f"{file}: is empty; expected keys such as base, cells, seeds")
     if "extends" in values:
         values = merged(_read(file.parent / values.pop("extends")), values)
+    if isinstance(values.get("cells"), dict):
+        values["cells"] = {name: change for name, change in values["cells"].items() if change is not None}
     return values

@@ -87,14 +87,17 @@ def entries(results: Results, against: str) -> list[Entry]:
 
 
 def summary_grid(results: Results, against: str, title: str = "") -> Grid:
-    """AP, BWT and FWT with 95% intervals, and AP and BWT less those of ``against``, paired, with the test's p."""
+    """AP, BWT and FWT with 95% intervals, and AP and BWT less those of ``against``, paired, with the test's p.
+
+    Where unseen tasks were measured, their mean has a column, too.
+    """
+    figures = ["AP", "BWT", "FWT"]
+    figures += ["unseen"] if any(run.summary.get("unseen") is not None for run in results.values()) else []
     rows = [
         (
             entry.name,
             str(len(entry.runs)),
-            interval(entry.figure("AP")),
-            interval(entry.figure("BWT"), signed=True),
-            interval(entry.figure("FWT"), signed=True),
+            *(interval(entry.figure(key), signed=key in ("BWT", "FWT")) for key in figures),
             _difference(entry.less_the_other("AP")),
             _difference(entry.less_the_other("BWT")),
             f"{entry.training_seconds:.0f}",
@@ -103,7 +106,7 @@ def summary_grid(results: Results, against: str, title: str = "") -> Grid:
         )
         for entry in entries(results, against)
     ]
-    header = ("method", "runs", "AP", "BWT", "FWT", f"AP less {against}'s", f"BWT less {against}'s")
+    header = ("method", "runs", *figures, f"AP less {against}'s", f"BWT less {against}'s")
     return Grid(title, (*header, "train s", "peak MB", "notes"), tuple(rows))
 
 
