@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gorp.report.record import LayerMeter
 from gorp.space import GradientSpace
@@ -34,6 +35,19 @@ def coverage(inputs: Tensor, basis: Tensor) -> float:
     """Share of the energy of inputs X, rows (n, in), that lies in S (in, s), 0 to 1."""
     total = _norm(inputs) ** 2
     return _norm(inputs.double() @ basis.double()) ** 2 / total if total else 0.0
+
+
+def kept_directions(space: GradientSpace | None) -> dict[str, Tensor]:
+    """Per layer the columns (width, rank) that are protected now, a copy."""
+    return {name: layer.basis.clone() for name, layer in space.layers.items()} if space else {}
+
+
+def stored_weights(model: nn.Module, layer_names: Sequence[str]) -> dict[str, Tensor]:
+    """Weights (out, in) in fp64 as they are stored; nothing where that is as fine as what is computed with."""
+    modules = {name: model.get_submodule(name) for name in layer_names}
+    weights = {name: cast(nn.Linear, getattr(module, "base_layer", module)).weight for name, module in modules.items()}
+    coarse = any(weight.dtype.itemsize < 4 for weight in weights.values())
+    return {name: weight.detach().cpu().double() for name, weight in weights.items()} if coarse else {}
 
 
 def measure(

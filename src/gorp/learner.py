@@ -6,18 +6,18 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import PartialState
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gorp.backbones import load_backbone
 from gorp.checkpoint import model_fingerprint, random_state, seed_everything
 from gorp.errors import FullSpaceWarning, InputError, nearest
 from gorp.evaluation import Evaluator
-from gorp.interference import measure
+from gorp.interference import kept_directions, measure, stored_weights
 from gorp.layer_inputs import collect_inputs
 from gorp.matching import make_encoder
 from gorp.methods import load_method
@@ -26,7 +26,6 @@ from gorp.report.record import RunRecord, Stage
 from gorp.run_config import RunConfig
 from gorp.run_folder import KnownTask, RunFolder, StageFiles
 from gorp.run_setup import check_unseen, join_tasks, load_stream, new_record, rows_of, settle_config
-from gorp.space import GradientSpace
 from gorp.tasks import Example, Task, TaskStream
 from gorp.tasks.task import Metric
 from gorp.training import Flight, Plan, train_task
@@ -253,7 +252,8 @@ class ContinualLearner:
     def _learn_stage(self, task: Task, index: int) -> None:
         """Train a task to its end, let the method keep what it needs, measure, save."""
         seed_everything(self.config.seed, index + 1)
-        before, stored_before = self.method.effective_weights(), self._stored_weights()
+        names = self.method.layer_names()
+        before, stored_before = self.method.effective_weights(), stored_weights(self.model, names)
         kept = kept_directions(self.method.space)
         self.method.begin_task(task, index)
         optimizer = self.method.optimizer()
@@ -271,7 +271,8 @@ class ContinualLearner:
         with passing_on(FullSpaceWarning, self.progress):
             self.method.end_task(task, index)
         inputs = {} if self.method.learns_jointly else self._held_out_inputs(task)
-        stored = {name: weight - stored_before[name] for name, weight in self._stored_weights().items()} or None
+        stored_after = stored_weights(self.model, names)
+        stored = {name: weight - stored_before[name] for name, weight in stored_after.items()} or None
         layers = measure(before, self.method.effective_weights(), kept, self.method.space, self._inputs, stored)
         memory_seconds = watch.lap()
         scores = [self._score(known) for known in self.tasks]
@@ -297,15 +298,6 @@ class ContinualLearner:
         self.record = record
         self._inputs[task.name] = inputs
         self.progress.stage_finished(index, task.name, scores, sum(stage.seconds.values()))
-
-    def _stored_weights(self) -> dict[str, Tensor]:
-        """Weights (out, in) in fp64 as they are stored; nothing where that is as fine as what is computed with."""
-        weights: dict[str, Tensor] = {}
-        for name in self.method.layer_names():
-            module = self.model.get_submodule(name)
-            weights[name] = cast(nn.Linear, getattr(module, "base_layer", module)).weight
-        coarse = any(weight.dtype.itemsize < 4 for weight in weights.values())
-        return {name: weight.detach().cpu().double() for name, weight in weights.items()} if coarse else {}
 
     def _flight_content(self, flight: Flight, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         return {
@@ -348,11 +340,6 @@ class ContinualLearner:
 
     def _score(self, task: Task) -> float | None:
         return self.score(rows_of(task, self.config.evaluation.split), task.name, task.metric)
-
-
-def kept_directions(space: GradientSpace | None) -> dict[str, Tensor]:
-    """Per layer the columns (width, rank) that are protected now, a copy."""
-    return {name: layer.basis.clone() for name, layer in space.layers.items()} if space else {}
 
 
 class _Stopwatch:
