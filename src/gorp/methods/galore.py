@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, cast
+from typing import cast
 
 import torch
 from pydantic import Field
@@ -13,17 +13,6 @@ from gorp.errors import InputError
 from gorp.methods.base import Method, MethodOptions
 from gorp.space import GradientSpace
 from gorp.targets import block_layers, find_layers
-
-
-class GaLoreOptions(MethodOptions):
-    """Names in the package: ``refresh_every`` is update_proj_gap."""
-
-    targets: list[str] | None = Field(
-        None, description="layers that learn; every linear layer of the blocks, attention and MLP, if not given"
-    )
-    rank: int = Field(8, ge=1, description="rank that gradients are projected to; a smaller layer's own size caps it")
-    refresh_every: int = Field(200, ge=1, description="steps between new projections, each by an SVD of the gradient")
-    scale: float = Field(0.25, gt=0, description="factor on the step that is projected back")
 
 
 class GaLore(Method):
@@ -38,8 +27,20 @@ class GaLore(Method):
     source = "Zhao et al. 2024, GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection (ICML)"
     keeps = "nothing"
     costs = "a gradient for every weight, moments of the rank alone, an SVD of each gradient now and then"
-    Options: ClassVar[type[MethodOptions]] = GaLoreOptions
-    options: GaLoreOptions
+
+    class Options(MethodOptions):
+        """Names in the package: ``refresh_every`` is update_proj_gap."""
+
+        targets: list[str] | None = Field(
+            None, description="layers that learn; every linear layer of the blocks, attention and MLP, if not given"
+        )
+        rank: int = Field(
+            8, ge=1, description="rank that gradients are projected to; a smaller layer's own size caps it"
+        )
+        refresh_every: int = Field(
+            200, ge=1, description="steps between new projections, each by an SVD of the gradient"
+        )
+        scale: float = Field(0.25, gt=0, description="factor on the step that is projected back")
 
     def attach(self, model: nn.Module, space: GradientSpace | None = None) -> None:
         """Let the targets' weights learn, in fp32.

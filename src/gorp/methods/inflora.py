@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field
@@ -18,13 +18,6 @@ from gorp.space import GradientSpace, LayerSpace, Side
 
 if TYPE_CHECKING:
     from gorp.tasks import Task
-
-
-class InfLoRAOptions(MethodOptions):
-    """What the bases are made from, and how much they hold."""
-
-    energy: float = Field(0.95, gt=0, le=1, description="share of the energy of a task's inputs that is protected")
-    rows: int = Field(200, ge=1, description="training rows whose layer inputs stand for a task, spread evenly over it")
 
 
 class InfLoRA(IncLoRA):
@@ -42,8 +35,14 @@ class InfLoRA(IncLoRA):
     source = "Liang and Li 2024, InfLoRA: Interference-Free Low-Rank Adaptation for Continual Learning (CVPR)"
     keeps = "per layer a basis of the input directions that earlier tasks use"
     costs = "less than LoRA's a step, as only B learns; forward passes over some rows before and after each task"
-    Options: ClassVar[type[MethodOptions]] = InfLoRAOptions
-    options: InfLoRAOptions
+
+    class Options(MethodOptions):
+        """What the bases are made from, and how much they hold."""
+
+        energy: float = Field(0.95, gt=0, le=1, description="share of the energy of a task's inputs that is protected")
+        rows: int = Field(
+            200, ge=1, description="training rows whose layer inputs stand for a task, spread evenly over it"
+        )
 
     def attach(self, model: nn.Module, space: GradientSpace | None = None) -> None:
         """As for LoRA with A frozen; bases are those of the saved space, or empty."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -18,12 +18,6 @@ if TYPE_CHECKING:
     from gorp.tasks import Task
 
 
-class MIGUOptions(MethodOptions):
-    """How many units learn."""
-
-    threshold: float = Field(0.7, ge=0, lt=1, description="share of the units of A, and of B, that stay out of a step")
-
-
 class MIGU(SeqLoRA):
     """Du et al. 2024: masks on the gradients of A's rows and of B's rows, by the sizes of their own outputs.
 
@@ -37,8 +31,13 @@ class MIGU(SeqLoRA):
     source = "Du et al. 2024, Unlocking Continual Learning Abilities in Language Models (EMNLP Findings)"
     keeps = "nothing; which units learn is read off the batch at hand"
     costs = "LoRA's, and a second copy of its gradients"
-    Options: ClassVar[type[MethodOptions]] = MIGUOptions
-    options: MIGUOptions
+
+    class Options(MethodOptions):
+        """How many units learn."""
+
+        threshold: float = Field(
+            0.7, ge=0, lt=1, description="share of the units of A, and of B, that stay out of a step"
+        )
 
     def attach(self, model: nn.Module, space: GradientSpace | None = None) -> None:
         """As for LoRA, every factor watched by a mask of its own."""

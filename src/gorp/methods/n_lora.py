@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -11,12 +9,6 @@ from torch import Tensor
 from gorp.methods.base import Batch, MethodOptions
 from gorp.methods.inc_lora import IncLoRA
 from gorp.methods.plain_lora import ADAPTER
-
-
-class NLoRAOptions(MethodOptions):
-    """Weight of the penalty."""
-
-    sparsity: float = Field(1e-5, ge=0, description="weight of the sum of absolute values of the task's weight change")
 
 
 class NLoRA(IncLoRA):
@@ -30,8 +22,13 @@ class NLoRA(IncLoRA):
     source = "Yang et al. 2025, Is Parameter Collision Hindering Continual Learning in LLMs? (COLING)"
     keeps = "nothing; each task's sparse update is merged into the weights"
     costs = "LoRA's, and for the penalty a matrix of the size of each layer's weight a step"
-    Options: ClassVar[type[MethodOptions]] = NLoRAOptions
-    options: NLoRAOptions
+
+    class Options(MethodOptions):
+        """Weight of the penalty."""
+
+        sparsity: float = Field(
+            1e-5, ge=0, description="weight of the sum of absolute values of the task's weight change"
+        )
 
     def penalty(self, batch: Batch, logits: Tensor) -> Tensor:
         """Sparsity * sum over layers of ||(alpha / rank) B A||_1."""

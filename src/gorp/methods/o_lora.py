@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import Field
@@ -18,13 +18,6 @@ if TYPE_CHECKING:
     from gorp.tasks import Task
 
 
-class OLoRAOptions(MethodOptions):
-    """Weights of the two penalties."""
-
-    orthogonality: float = Field(0.5, ge=0, description="weight of the overlap of A with the A of earlier tasks")
-    l2: float = Field(0.0, ge=0, description="weight of the norms of the task's own A and B")
-
-
 class OLoRA(IncLoRA):
     """Wang et al. 2023, with the penalties of their released code.
 
@@ -37,8 +30,12 @@ class OLoRA(IncLoRA):
     source = "Wang et al. 2023, Orthogonal Subspace Learning for Language Model Continual Learning (EMNLP Findings)"
     keeps = "the A of every earlier task, for the penalty; their updates are merged into the weights"
     costs = "LoRA's, and a product of A with all earlier A's a step; what is kept grows by A's size each task"
-    Options: ClassVar[type[MethodOptions]] = OLoRAOptions
-    options: OLoRAOptions
+
+    class Options(MethodOptions):
+        """Weights of the two penalties."""
+
+        orthogonality: float = Field(0.5, ge=0, description="weight of the overlap of A with the A of earlier tasks")
+        l2: float = Field(0.0, ge=0, description="weight of the norms of the task's own A and B")
 
     def attach(self, model: nn.Module, space: GradientSpace | None = None) -> None:
         """As for LoRA, with no earlier task."""

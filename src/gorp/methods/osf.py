@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from peft.tuners.osf import OSFConfig, OSFLayer, OSFModel
@@ -19,17 +19,6 @@ if TYPE_CHECKING:
     from gorp.tasks import Task
 
 ADAPTER = "default"
-
-
-class OSFOptions(MethodOptions):
-    """Which layers learn, and over how many tasks they fill up."""
-
-    tasks: int = Field(
-        4, ge=1, description="tasks planned; task i of them leaves the top (i - 1)/tasks of each weight's SVD alone"
-    )
-    targets: list[str] | None = Field(
-        None, description="layers that learn; lora.targets, or every linear layer of the blocks, if not given"
-    )
 
 
 class OSF(Method):
@@ -47,8 +36,17 @@ class OSF(Method):
     source = "Nayak et al. 2025, Sculpting Subspaces (ICLR 2026), on the layers of peft's OSF"
     keeps = "nothing besides the weights, whose own large singular directions stand for the past"
     costs = "an SVD of every weight a task, and to learn it up to eleven times the memory of the weights, in fp32"
-    Options: ClassVar[type[MethodOptions]] = OSFOptions
-    options: OSFOptions
+
+    class Options(MethodOptions):
+        """Which layers learn, and over how many tasks they fill up."""
+
+        tasks: int = Field(
+            4, ge=1, description="tasks planned; task i of them leaves the top (i - 1)/tasks of each weight's SVD alone"
+        )
+        targets: list[str] | None = Field(
+            None, description="layers that learn; lora.targets, or every linear layer of the blocks, if not given"
+        )
+
     _tuner: OSFModel | None = None
 
     def attach(self, model: nn.Module, space: GradientSpace | None = None) -> None:
