@@ -13,7 +13,7 @@ import yaml
 
 from gorp.compare.comparison import Comparison
 from gorp.compare.experiment import Experiment
-from gorp.compare.fleet import locked
+from gorp.compare.fleet import locked, raise_for_failures
 from gorp.compare.results import read_results
 from gorp.errors import GorpError, InputError
 from gorp.learner import run_stream
@@ -53,8 +53,9 @@ def sources_of_this_checkout(monkeypatch):
 def test_a_failure_stays_with_its_cell_and_settings_are_chosen_on_validation_rows(file, tmp_path):
     comparison = Comparison(Experiment.read(file), tmp_path / "out", only=["seq", "wrong"])
     changes = []
+    comparison.run(workers=2, on_change=lambda job: changes.append(job and (job.key, job.state)))
     with pytest.raises(GorpError, match=r"1 of 4 cells failed \(wrong/.*/0: .*'nothing' matches no linear layer"):
-        comparison.run(workers=2, on_change=lambda job: changes.append(job and (job.key, job.state)))
+        raise_for_failures(comparison.jobs)
     ((key, result),) = read_results(tmp_path / "out" / "results.json").items()
     assert key.startswith("seq/") and result.cell == "seq"
     assert result.config["evaluation"]["split"] == "test"

@@ -48,25 +48,27 @@ def command(
     if experiment.suffix == ".json":
         _tabulate(experiment, out, quiet)
         return
-    from gorp.compare.comparison import Comparison
+    from gorp.compare.comparison import RESULTS_FILE, Comparison
     from gorp.compare.display import open_display
     from gorp.compare.experiment import Experiment, unlike
-    from gorp.compare.fleet import locked
-    from gorp.compare.results import keep
+    from gorp.compare.fleet import locked, raise_for_failures
+    from gorp.compare.results import keep, read_results
 
     declared = Experiment.read(experiment)
     folder = out or Path("runs") / declared.name
     with locked(folder):
         comparison = Comparison(declared, folder, settings or [], _names(only), _names(streams), _numbers(seeds))
         configs = {cell.name: declared.config(cell, settings or []) for cell in comparison.cells}
+        if keep_in and any(config.evaluation.split != "test" for config in configs.values()):
+            raise InputError("--keep is for results on test rows; evaluation.split is validation")
         if not quiet:
             for sentence in unlike(configs):
                 typer.echo(f"note: {sentence}", err=True)
         with open_display(comparison.jobs, quiet) as on_change:
-            results = comparison.run(
-                workers, retries, on_change, lambda found: keep(keep_in, found) if keep_in else None
-            )
-        _show(results, declared.name, declared.about, declared.against, folder, quiet)
+            comparison.run(workers, retries, on_change, lambda found: keep(keep_in, found) if keep_in else None)
+        if results := read_results(folder / RESULTS_FILE):
+            _show(results, declared.name, declared.about, declared.against, folder, quiet)
+        raise_for_failures(comparison.jobs)
 
 
 def _tabulate(file: Path, out: Path | None, quiet: bool) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gorp.compare.experiment import Cell, Experiment
-from gorp.compare.fleet import Job, raise_for_failures, run_jobs
+from gorp.compare.fleet import Job, run_jobs
 from gorp.compare.results import Results, Tuning, keep
 from gorp.run_config import RunConfig
 
@@ -54,27 +54,22 @@ class Comparison:
         retries: int = 1,
         on_change: Callable[[Job | None], None] = lambda job: None,
         on_result: Callable[[Results], None] = lambda results: None,
-    ) -> Results:
-        """Run what is not finished yet; returns the finished cells by key.
+    ) -> None:
+        """Run what is not finished yet; ``results.json`` holds every finished cell. Which failed, `jobs` tells.
 
         Args:
             workers: processes at a time.
             retries: further attempts of a cell that failed.
             on_change: as of `run_jobs`.
             on_result: called with every cell as it is finished, or is found finished.
-
-        Raises:
-            GorpError: cells failed; the others were run and are kept.
         """
         run_jobs(self.jobs, workers, retries, on_change)
         tunings = {name: self._tuning(name) for name in dict.fromkeys(cell.name for cell in self.cells)}
-        results: Results = {}
 
         def changed(job: Job | None) -> None:
             if job is not None and job.result is not None:
                 cell = next(cell for cell in self.cells if cell.key == job.key)
                 found = {job.key: job.result.model_copy(update={"tuning": tunings[cell.name]})}
-                results.update(found)
                 keep(self.folder / RESULTS_FILE, found)
                 on_result(found)
             on_change(job)
@@ -88,8 +83,6 @@ class Comparison:
         for job in finals:
             changed(job)
         run_jobs(finals, workers, retries, changed)
-        raise_for_failures(self.jobs)
-        return results
 
     def _job(self, cell: Cell, chosen: Sequence[str]) -> Job:
         config = self.experiment.config(cell, [*self.settings, *chosen])
