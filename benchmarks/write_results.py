@@ -4,7 +4,7 @@
 
 In the words, ``table("NAME")`` is the summary of results/NAME.json and ``tasks("NAME", STREAM)`` its scores by task;
 ``figure("NAME", CELL, KEY)`` is a mean with its interval, ``less("NAME", CELL, KEY, OTHER)`` a mean paired difference.
-A figure without a run is an error, so none can outlive its result.
+A figure without a run is an error.
 """
 
 from __future__ import annotations
@@ -32,12 +32,15 @@ def render() -> str:
 
 def results(name: str) -> Results:
     """The finished cells of an experiment."""
-    return read_results(RESULTS / f"{name}.json")
+    found = read_results(RESULTS / f"{name}.json")
+    if not found:
+        raise ValueError(f"results/{name}.json holds no finished cell")
+    return found
 
 
 def table(name: str) -> str:
     """AP, BWT and FWT of every cell, as Markdown."""
-    return to_markdown(summary_grid(results(name), "gorp", f"{name}: all runs of a method together"))
+    return to_markdown(summary_grid(results(name), "gorp", name))
 
 
 def tasks(name: str, stream: str) -> str:

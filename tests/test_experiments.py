@@ -60,6 +60,8 @@ def test_kept_results_are_of_their_experiment(file):
         settings = [f"{name}={json.dumps(value)}" for name, value in tuned.items()]
         declared = experiment.config(cells[key], settings).model_dump(mode="json")
         assert result.config["evaluation"]["split"] == "test"
+        assert result.stream == cells[key].stream and result.method == declared["method"]
+        assert result.config.get("options", {}) == declared["options"]
         plain = result.method != "gorp"
         for section in ("training", "data", "evaluation", "lora" if plain else "gorp"):
             made_with = {name: value for name, value in result.config[section].items() if name not in FREE}

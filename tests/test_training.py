@@ -6,7 +6,7 @@ import torch
 
 from gorp.backbones import load_backbone
 from gorp.checkpoint import random_state, seed_everything
-from gorp.encoding import Encoder
+from gorp.encoding import IGNORED, Encoder, Row, answer_loss
 from gorp.errors import GorpError
 from gorp.methods.seq_lora import SeqLoRA
 from gorp.progress import SilentProgress
@@ -128,10 +128,18 @@ def test_saves_are_every_few_steps_and_at_the_end(setup):
     assert not list(ours.plan.folder.iterdir())
 
 
-def test_accumulation_equals_a_large_batch(setup):
+def mean_loss(batch, logits):
+    return answer_loss(logits, batch["labels"]) / (batch["labels"] != IGNORED).sum()
+
+
+@pytest.mark.parametrize("penalty", [lambda batch, logits: None, mean_loss])
+def test_accumulation_equals_a_large_batch(setup, penalty):
     weights = []
     for training in ({"batch_size": 10}, {"batch_size": 5, "accumulation_steps": 2}):
         ours = setup(**training)
+        ours.method.penalty = penalty
+        for number, row in enumerate(ours.plan.rows[::3]):  # answers of several lengths, so that batches weigh unlike
+            ours.plan.rows[3 * number] = Row(row.prompt, (*row.answer[:-1], 5, 6, 7, row.answer[-1]))
         for module in ours.model.modules():
             for name, value in (("p", 0.0), ("dropout", 0.0), ("attention_dropout", 0.0)):
                 if isinstance(getattr(module, name, None), float):

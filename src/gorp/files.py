@@ -1,4 +1,4 @@
-"""Files: text read with errors that name file and line, written so that a crash leaves the old file or the new one."""
+"""Files: read with errors that name file and line, written so that a crash leaves old or new, and locked."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,46 @@ def write_text_atomically(path: str | os.PathLike[str], text: str) -> Path:
                 temporary.unlink()
         raise GorpError(f"cannot write {target}: {error.strerror or error}") from error
     return target
+
+
+@contextlib.contextmanager
+def locked(path: Path, doing: str, wait: bool = False) -> Iterator[None]:
+    """Hold a lock file, in which the holder's number stands; it dies with the process. No lock where there are none.
+
+    Args:
+        path: the lock file; its folder is made.
+        doing: what a holder does there, for the message: ``works on this run``.
+        wait: for another holder to let go.
+
+    Raises:
+        GorpError: another process holds it, or the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise GorpError(f"cannot write to {path.parent}: {error.strerror or error}") from error
+    try:
+        if not _try_lock(descriptor, wait):
+            holder = os.read(descriptor, 100).decode(errors="replace").strip() or "unknown"
+            raise GorpError(f"{path.parent}: process {holder} {doing}; wait for it, or end it")
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int, wait: bool) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this platform
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _umask() -> int:

@@ -13,7 +13,6 @@ replaced last. Everything it does not name is left over from a crash, and remove
 from __future__ import annotations
 
 import filecmp
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,7 +35,7 @@ from gorp.checkpoint import (
     write_json,
 )
 from gorp.errors import GorpError, InputError
-from gorp.files import read_json, write_text_atomically
+from gorp.files import locked, read_json, write_text_atomically
 from gorp.report.record import RunRecord
 from gorp.run_config import RunConfig
 from gorp.saved_rows import read_rows, write_rows
@@ -135,23 +134,11 @@ class RunFolder:
         Raises:
             GorpError: another process works on this run, or has since this one opened it.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise GorpError(f"cannot write to {self.path}: {error.strerror or error}") from error
-        try:
-            if not _try_lock(descriptor):
-                holder = os.read(descriptor, 100).decode(errors="replace").strip() or "unknown"
-                raise GorpError(f"{self.path}: process {holder} works on this run; wait for it, or end it")
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"{os.getpid()}\n".encode())
+        with locked(self.path / _LOCK, "works on this run"):
             if self._read_state() != self.state:
                 raise GorpError(f"{self.path}: another process has gone on with this run since it was opened here")
             self._tidy()
             yield
-        finally:
-            os.close(descriptor)
 
     def start(self, base_model: str, config: RunConfig, record: RunRecord) -> None:
         """Make the folder of a new run."""
@@ -328,15 +315,3 @@ def _write_stage(folder: Path, files: StageFiles) -> None:
     save_tensors(folder / "inputs.safetensors", files.inputs)
     if files.space is not None:
         files.space.save(folder / SPACE)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # no such locks on this platform
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

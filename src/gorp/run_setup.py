@@ -59,9 +59,7 @@ def settle_config(folder: RunFolder, method: str | None, config: RunConfig | Non
             raise InputError(f"{folder.path}: is a run of method {saved.method!r}, not {method!r}")
         return saved
     given = config or RunConfig(model=None, stream=None)
-    given = given.model_copy(update={"method": method or given.method})
-    options = load_method(given.method).read_options(given.options)
-    given = given.model_copy(update={"options": options.model_dump(mode="json")})
+    given = settle_options(given.model_copy(update={"method": method or given.method}))
     if saved is None:
         return given
     if different := first_difference(given, saved):
@@ -69,13 +67,23 @@ def settle_config(folder: RunFolder, method: str | None, config: RunConfig | Non
     return given
 
 
-def first_difference(given: RunConfig, saved: RunConfig) -> str | None:
+def first_difference(given: RunConfig, saved: RunConfig, free: Sequence[str] = FREE_SETTINGS) -> str | None:
     """``"KEY = SAVED, not GIVEN"``, the first setting that changes what is learnt; None if there is no such."""
     ours, theirs = (_flat(settings.model_dump(mode="json")) for settings in (given, saved))
-    for key in ours:
-        if key not in FREE_SETTINGS and ours[key] != theirs.get(key):
-            return f"{key} = {theirs.get(key)!r}, not {ours[key]!r}"
+    for key in {**theirs, **ours}:
+        if key not in free and ours.get(key) != theirs.get(key):
+            return f"{key} = {theirs.get(key)!r}, not {ours.get(key)!r}"
     return None
+
+
+def settle_options(config: RunConfig) -> RunConfig:
+    """The configuration with its method's options checked, and every default among them written out.
+
+    Raises:
+        InputError: the method has no such options.
+    """
+    options = load_method(config.method).read_options(config.options)
+    return config.model_copy(update={"options": options.model_dump(mode="json")})
 
 
 def check_unseen(folder: RunFolder, tasks: Sequence[Task], unseen: Sequence[Task] | None) -> None:

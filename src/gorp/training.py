@@ -232,7 +232,7 @@ class _TaskTrainer(Trainer):
         loss = answer_loss(logits, batch["labels"]) / (num_items_in_batch or 1)
         penalty = self.method.penalty(batch, logits)
         if penalty is not None:
-            loss = loss + penalty / self.current_gradient_accumulation_steps
+            loss = loss + penalty * ((batch["labels"] != IGNORED).sum() / (num_items_in_batch or 1))
         self.step_loss += loss.detach()
         return loss
 

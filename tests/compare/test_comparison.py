@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from gorp.compare import COMPARES, LOCK
 from gorp.compare.comparison import Comparison
 from gorp.compare.experiment import Experiment
-from gorp.compare.fleet import locked, raise_for_failures
+from gorp.compare.fleet import raise_for_failures
 from gorp.compare.results import read_results
 from gorp.errors import GorpError, InputError
+from gorp.files import locked
 from gorp.learner import run_stream
 
 SOURCES = str(Path(__file__).parents[2] / "src")
@@ -68,8 +70,14 @@ def test_a_failure_stays_with_its_cell_and_settings_are_chosen_on_validation_row
     assert result.peak_memory_bytes > 10**8 and result.seconds["train"] > 0 and result.environment["torch"]
     states = [state for job, state in filter(None, changes) if job.startswith("wrong/")]
     assert states == ["waiting", "running", "failed"], "bad input is not tried again"
-    with pytest.raises(InputError, match=r"was run with training\.epochs = 1, not 2"):
-        Comparison(Experiment.read(file), tmp_path / "out", ["training.epochs=2"])
+    for setting, message in (
+        ("training.epochs=2", r"was run with training\.epochs = 1, not 2"),
+        ("model=t5-tiny", r"was run with model = '.*', not 't5-tiny'"),
+        ("options.share=1", r"unknown key 'options\.share'"),
+        ("training.lr=1", r"--set training\.lr=1: is what a grid chooses"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Comparison(Experiment.read(file), tmp_path / "out", [setting], only=["seq"])
 
 
 def test_killed_with_its_children_it_goes_on(file, tmp_path):
@@ -79,7 +87,7 @@ def test_killed_with_its_children_it_goes_on(file, tmp_path):
     while not list(out.glob("cells/fixed/*/0/state.json")):
         assert started.poll() is None, started.stderr.read()
         time.sleep(0.05)
-    with pytest.raises(GorpError, match=rf"process {started.pid} compares there"), locked(out):
+    with pytest.raises(GorpError, match=rf"process {started.pid} compares there"), locked(out / LOCK, COMPARES):
         pass
     children = _children(started.pid)
     os.kill(started.pid, signal.SIGKILL)

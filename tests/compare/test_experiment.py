@@ -88,9 +88,55 @@ def test_mistakes_in_cells_are_named(file):
     file.write_text(TEXT.replace("epochs: 2", "epoch: 2"))
     with pytest.raises(InputError, match=r"experiment mine: cell joint: unknown key 'training.epoch'"):
         Experiment.read(file).config(Cell("joint", "builtin", 0))
-    file.write_text(TEXT.replace("[1.0e-3, 3.0e-3]", "1.0e-3"))
-    with pytest.raises(InputError, match=r"cells\.gorp\.grid: expected lists"):
-        Experiment.read(file).choices("gorp")
+    with pytest.raises(InputError, match=r"no seed '7' in mine: 0, 1"):
+        experiment.plan(seeds=[7])
+    with pytest.raises(InputError, match=r"--set seed=5: a cell's seed is its place"):
+        experiment.config(Cell("joint", "builtin", 0), ["seed=5"])
+
+
+def read_every_cell(file):
+    experiment = Experiment.read(file)
+    for cell in experiment.plan():
+        experiment.config(cell)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[1.0e-3, 3.0e-3]", "1.0e-3", r"key 'cells\.gorp\.grid\.training\.lr': .*list; accepted: grid"),
+        ("streams: [builtin], seeds: [0]", "streams: builtin", r"key 'cells\.joint\.streams': .*list"),
+        ("seeds: [0]}", "seeds: 0}", r"key 'cells\.joint\.seeds': .*list"),
+        ("seeds: [0]}", "seed: 3}", r"cells\.joint\.seed cannot be given; seeds: \[\.\.\.\] can"),
+        ("base: {", "base: {seed: 1, ", r"base\.seed cannot be given"),
+        ("  joint:", "  ../joint:", r"key 'cells\..*pattern"),
+        ("{method: joint,", "{method: joint, options: {share: 1},", r"unknown key 'options\.share' for method 'joint'"),
+    ],
+)
+def test_a_cell_that_could_not_be_run_as_written_is_refused(file, old, new, message):
+    assert old in TEXT
+    file.write_text(TEXT.replace(old, new))
+    with pytest.raises(InputError, match=message):
+        read_every_cell(file)
+
+
+def test_streams_that_would_share_a_folder_are_refused(file):
+    file.write_text(TEXT.replace("streams: [builtin, long/4]", "streams: [long/4, long-4]"))
+    with pytest.raises(InputError, match="'long/4' and 'long-4' would share a folder"):
+        Experiment.read(file).plan()
+
+
+def test_settings_are_chosen_on_validation_rows_whatever_is_set(file):
+    file.write_text(TEXT + "tuning: {data: {train_rows: 5}}\n")
+    cell = Cell("gorp", "builtin", 0)
+    config = Experiment.read(file).config(cell, ["evaluation.split=test", "data.train_rows=9"], tuning=True)
+    assert (config.evaluation.split, config.data.train_rows) == ("validation", 5)
+
+
+def test_a_file_cannot_extend_itself(tmp_path):
+    for one, other in (("a", "b"), ("b", "a")):
+        (tmp_path / f"{one}.yaml").write_text(f"extends: {other}.yaml\n")
+    with pytest.raises(InputError, match=r"a\.yaml: extends itself"):
+        Experiment.read(tmp_path / "a.yaml")
 
 
 def test_an_empty_file_is_named(tmp_path):

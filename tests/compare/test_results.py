@@ -1,3 +1,4 @@
+import math
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -30,3 +31,9 @@ def test_a_damaged_file_is_named_and_not_overwritten(results, tmp_path, text, me
     with pytest.raises(InputError, match=message):
         keep(file, results)
     assert file.read_text() == text
+
+
+def test_a_leak_that_is_no_number_is_the_worst(results, tmp_path):
+    one = results["gorp/two-1/0"].model_copy(update={"worst_leak_over_bound": math.nan})
+    keep(tmp_path / "all.json", {"gorp/two-1/0": one})
+    assert math.isnan(read_results(tmp_path / "all.json")["gorp/two-1/0"].worst_leak_over_bound)

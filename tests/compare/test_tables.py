@@ -20,6 +20,14 @@ def test_the_best_comes_first_and_pairs_share_stream_and_seed(results):
     assert joint.just_learnt is None
 
 
+def test_streams_of_a_seed_count_once(results):
+    again = {f"{key}x": run.model_copy(update={"stream": "two/2"}) for key, run in results.items()}
+    for once, twice in zip(entries(results, "gorp"), entries({**results, **again}, "gorp"), strict=True):
+        assert twice.figure("AP") == once.figure("AP")
+        assert twice.less_the_other("AP") == once.less_the_other("AP")
+        assert len(twice.runs) == 2 * len(once.runs) and twice.seeds == once.seeds
+
+
 def test_the_summary_says_it_in_text(results):
     grid = summary_grid(results, "gorp", "mine")
     row = dict(zip(grid.header, grid.rows[2], strict=True))

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from gorp.encoding import IGNORED, answer_loss
+from gorp.methods.lwf import softened
 from gorp.training import enable_checkpointing
 
 
@@ -80,3 +81,8 @@ def test_the_teacher_does_not_drop_out(attach, tasks, disturb):
     random_before = torch.get_rng_state()
     assert method.teacher_logits(batch).equal(method.teacher_logits(batch))
     assert torch.get_rng_state().equal(random_before)
+
+
+def test_what_is_no_option_stays_finite_at_any_temperature():
+    lowest = torch.finfo(torch.float32).min
+    assert softened(torch.tensor([1.0, lowest]), 0.5).tolist() == [2.0, lowest]

@@ -28,6 +28,9 @@ def command(
     only: Annotated[str, typer.Option(metavar="A,B,...", help="Cells to run.", show_default="all")] = "",
     streams: Annotated[str, typer.Option(metavar="A,B,...", help="Streams to run.", show_default="all")] = "",
     seeds: Annotated[str, typer.Option(metavar="0,1,...", help="Seeds to run.", show_default="all")] = "",
+    against: Annotated[
+        str | None, typer.Option(metavar="CELL", help="Compare the others with this cell.", show_default="the file's")
+    ] = None,
     keep_in: Annotated[
         Path | None, typer.Option("--keep", metavar="FILE.json", help="Also add finished cells to this results file.")
     ] = None,
@@ -46,17 +49,21 @@ def command(
       gorp compare benchmarks/results/builtin.json
     """
     if experiment.suffix == ".json":
-        _tabulate(experiment, out, quiet)
+        _tabulate(experiment, against or "gorp", out, quiet)
         return
+    from gorp.compare import COMPARES, LOCK
     from gorp.compare.comparison import RESULTS_FILE, Comparison
     from gorp.compare.display import open_display
     from gorp.compare.experiment import Experiment, unlike
-    from gorp.compare.fleet import locked, raise_for_failures
+    from gorp.compare.fleet import raise_for_failures
     from gorp.compare.results import keep, read_results
+    from gorp.files import locked
 
     declared = Experiment.read(experiment)
     folder = out or Path("runs") / declared.name
-    with locked(folder):
+    if keep_in:
+        read_results(keep_in)  # a damaged one is better found now than after the first cell
+    with locked(folder / LOCK, COMPARES):
         comparison = Comparison(declared, folder, settings or [], _names(only), _names(streams), _numbers(seeds))
         configs = {cell.name: declared.config(cell, settings or []) for cell in comparison.cells}
         if keep_in and any(config.evaluation.split != "test" for config in configs.values()):
@@ -66,17 +73,22 @@ def command(
                 typer.echo(f"note: {sentence}", err=True)
         with open_display(comparison.jobs, quiet) as on_change:
             comparison.run(workers, retries, on_change, lambda found: keep(keep_in, found) if keep_in else None)
-        if results := read_results(folder / RESULTS_FILE):
-            _show(results, declared.name, declared.about, declared.against, folder, quiet)
+        keys = {cell.key for cell in declared.plan()}
+        results = {key: result for key, result in read_results(folder / RESULTS_FILE).items() if key in keys}
+        if results:
+            _show(results, declared.name, declared.about, against or declared.against, folder, quiet)
         raise_for_failures(comparison.jobs)
 
 
-def _tabulate(file: Path, out: Path | None, quiet: bool) -> None:
+def _tabulate(file: Path, against: str, out: Path | None, quiet: bool) -> None:
     from gorp.compare.results import read_results
 
     if not file.exists():
         raise InputError(f"{file}: no such file; give a results file, or an experiment to run")
-    _show(read_results(file), file.stem, "", "gorp", out, quiet)
+    results = read_results(file)
+    if not results:
+        raise InputError(f"{file}: holds no finished cell")
+    _show(results, file.stem, "", against, out, quiet)
 
 
 def _show(results: Results, title: str, about: str, against: str, folder: Path | None, quiet: bool) -> None:

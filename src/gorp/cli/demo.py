@@ -70,8 +70,10 @@ def command(
 
     Example:  gorp demo --out runs/demo
     """
+    from gorp.compare import COMPARES, LOCK
     from gorp.compare.display import open_display
-    from gorp.compare.fleet import Job, locked, raise_for_failures, run_jobs
+    from gorp.compare.fleet import Job, raise_for_failures, run_jobs
+    from gorp.files import locked
     from gorp.methods import check_method
     from gorp.report.html import write_report
     from gorp.report.record import RunRecord
@@ -80,7 +82,7 @@ def command(
     jobs = [Job(name, demo_config(name, seed, settings or []), out / name) for name in names]
     for job in jobs:
         job.look()
-    with locked(out), open_display(jobs, quiet) as on_change:
+    with locked(out / LOCK, COMPARES), open_display(jobs, quiet) as on_change:
         run_jobs(jobs, workers=len(jobs), on_change=on_change)
         raise_for_failures(jobs)
     records = [RunRecord.load(job.folder) for job in jobs]

@@ -16,7 +16,7 @@ from gorp.errors import GorpError
 from gorp.files import write_text_atomically
 
 CELL, RESULT = "cell.yaml", "result.json"
-ORPHANED = 75  # EX_TEMPFAIL: to be tried again
+ORPHANED = 75  # EX_TEMPFAIL of sysexits.h
 
 
 def main(folder: Path) -> int:
@@ -26,11 +26,13 @@ def main(folder: Path) -> int:
     from gorp.learner import run_stream
     from gorp.progress import LineProgress
     from gorp.run_config import RunConfig
+    from gorp.run_folder import STATE
 
     try:
         config = RunConfig.from_yaml(folder / CELL)
+        resumed = (folder / STATE).exists()
         record = run_stream(config, folder, progress=LineProgress(sys.stdout))
-        result = CellResult.of(record, config.name or folder.name, peak_memory())
+        result = CellResult.of(record, config.name or folder.name, None if resumed else peak_memory())
         write_text_atomically(folder / RESULT, result.model_dump_json(indent=1) + "\n")
     except GorpError as error:
         print(f"gorp: {error}", flush=True)

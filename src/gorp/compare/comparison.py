@@ -10,6 +10,7 @@ from typing import Any
 from gorp.compare.experiment import Cell, Experiment
 from gorp.compare.fleet import Job, run_jobs
 from gorp.compare.results import Results, Tuning, keep
+from gorp.errors import InputError
 from gorp.run_config import RunConfig
 
 RESULTS_FILE = "results.json"
@@ -46,6 +47,12 @@ class Comparison:
         }
         for cell in self.cells:
             experiment.config(cell, self.settings)
+        gridded = {key for name in self.tuning_jobs for choice in experiment.choices(name) for key in choice}
+        for setting in self.settings:
+            if setting.partition("=")[0] in gridded:
+                raise InputError(
+                    f"--set {setting}: is what a grid chooses; give its values there, or leave the grid out"
+                )
         self.jobs: list[Job] = [job for jobs in self.tuning_jobs.values() for job in jobs]
 
     def run(
@@ -77,7 +84,7 @@ class Comparison:
         finals = [
             self._job(cell, _overrides(tuning.chosen if (tuning := tunings[cell.name]) else {}))
             for cell in self.cells
-            if cell.name not in self.tuning_jobs or tunings[cell.name] is not None
+            if all(job.state == "done" for job in self.tuning_jobs.get(cell.name, ()))
         ]
         self.jobs += finals
         for job in finals:
@@ -85,30 +92,44 @@ class Comparison:
         run_jobs(finals, workers, retries, changed)
 
     def _job(self, cell: Cell, chosen: Sequence[str]) -> Job:
+        """A cell that was run with other settings, its grid having changed since, fails; the others go on."""
         config = self.experiment.config(cell, [*self.settings, *chosen])
-        return self._found(cell.key, cell, config, f"cells/{cell.key}")
+        job = Job(cell.key, _named(config, cell), self.folder / "cells" / cell.key)
+        try:
+            job.look()
+        except InputError as error:
+            job.state, job.note = "failed", str(error)
+        return job
 
     def _tuning_job(self, name: str, number: int, choice: dict[str, Any]) -> Job:
         """On the first stream and seed of the cell in the whole experiment, so that the choice is always the same."""
         cell = self.experiment.plan([name])[0]
         config = self.experiment.config(cell, [*self.settings, *_overrides(choice)], tuning=True)
-        return self._found(f"tuning {name} {json.dumps(choice)}", cell, config, f"tuning/{name}/{number}")
-
-    def _found(self, key: str, cell: Cell, config: RunConfig, place: str) -> Job:
-        job = Job(key, config.model_copy(update={"name": cell.name}), self.folder / place)
+        place = self.folder / "tuning" / name / str(number)
+        job = Job(f"tuning {name} {json.dumps(choice)}", _named(config, cell), place)
         job.look()
         return job
 
     def _tuning(self, name: str) -> Tuning | None:
-        """How the settings of a cell were chosen: by AP, the first of equals; None without a grid, or if all failed."""
+        """How the settings of a cell were chosen: by AP, the first of equals; None without a grid, or if a try failed.
+
+        Raises:
+            InputError: there were no validation rows to choose by.
+        """
         choices = self.experiment.choices(name)
         if name not in self.tuning_jobs:
             return Tuning(tried=[(choices[0], None)], chosen=choices[0]) if choices[0] else None
         scores = [job.result.summary["AP"] if job.result else None for job in self.tuning_jobs[name]]
+        if any(job.state != "done" for job in self.tuning_jobs[name]):
+            return None
         best = max((score for score in scores if score is not None), default=None)
         if best is None:
-            return None
+            raise InputError(f"cell {name}: no task has validation rows to choose by; raise data.validation_rows")
         return Tuning(tried=list(zip(choices, scores, strict=True)), chosen=choices[scores.index(best)])
+
+
+def _named(config: RunConfig, cell: Cell) -> RunConfig:
+    return config.model_copy(update={"name": cell.name})
 
 
 def _overrides(choice: dict[str, Any]) -> list[str]:

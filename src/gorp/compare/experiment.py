@@ -6,17 +6,30 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gorp.errors import InputError, nearest
 from gorp.files import read_yaml
 from gorp.run_config import RunConfig
+from gorp.run_setup import settle_options
 
-#: Keys of a cell that are not settings of its run.
-CELL_KEYS = ("grid", "streams", "seeds")
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+#: What a cell is told by its place in the experiment.
+PLACE = {"seed": "seeds", "stream": "streams"}
+
+
+class CellKeys(BaseModel):
+    """The keys of a cell that are not settings of its run."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
+    streams: list[str] = Field(default_factory=list)
+    seeds: list[int] = Field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -49,14 +62,44 @@ class Experiment(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str
+    name: str = Field(pattern=NAME)
     about: str = ""
     base: dict[str, Any] = Field(default_factory=dict)
-    cells: dict[str, dict[str, Any]] = Field(min_length=1)
+    cells: dict[Annotated[str, Field(pattern=NAME)], dict[str, Any]] = Field(min_length=1)
     streams: list[str] = Field(default_factory=list)
     seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
     tuning: dict[str, Any] = Field(default_factory=dict)
     against: str = "gorp"
+
+    @model_validator(mode="after")
+    def _cells_do_not_place_themselves(self) -> Experiment:
+        settings = [("base.seed", "seed" in self.base)] + [
+            (f"cells.{name}.{key}", key in change) for name, change in self.cells.items() for key in PLACE
+        ]
+        for key, given in settings:
+            if given:
+                raise ValueError(f"{key} cannot be given; {PLACE[key.rpartition('.')[2]]}: [...] can")
+        return self
+
+    @cached_property
+    def _keys(self) -> dict[str, CellKeys]:
+        """Each cell's own keys.
+
+        Raises:
+            InputError: one is wrong.
+        """
+        keys = {}
+        for name, change in self.cells.items():
+            try:
+                keys[name] = CellKeys.model_validate(change)
+            except ValidationError as error:
+                first = error.errors(include_url=False)[0]
+                key = ".".join(map(str, first["loc"]))
+                raise InputError(
+                    f"experiment {self.name}: key 'cells.{name}.{key}': {first['msg']}; accepted: grid (lists of "
+                    "values by dotted key, such as training.lr: [1.0e-3, 3.0e-3]), streams and seeds (lists)"
+                ) from None
+        return keys
 
     @classmethod
     def read(cls, path: str | Path) -> Experiment:
@@ -77,7 +120,8 @@ class Experiment(BaseModel):
                 accepted = [*cls.model_fields, "extends"]
                 hint = nearest(key, accepted)
                 raise InputError(f"{file}: unknown key '{key}'{hint}; accepted: {', '.join(accepted)}") from None
-            raise InputError(f"{file}: key '{key}': {first['msg']}") from None
+            at = f"key '{key}': " if key else ""
+            raise InputError(f"{file}: {at}{first['msg'].removeprefix('Value error, ')}") from None
 
     def plan(self, only: Sequence[str] = (), streams: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Cell]:
         """The cells, seed by seed, so that an experiment cut short has compared something.
@@ -88,21 +132,35 @@ class Experiment(BaseModel):
             seeds: seeds to keep; all if empty.
 
         Raises:
-            InputError: a name is not a cell's, or a stream is not the experiment's.
+            InputError: a name, stream or seed is not the experiment's, or two streams have the same name in a folder.
         """
-        for what, given, known in (("cell", only, list(self.cells)), ("stream", streams, self._streams)):
-            for name in given:
-                if name not in known:
-                    raise InputError(f"no {what} {name!r} in {self.name}{nearest(name, known)}: {', '.join(known)}")
         cells = [
             Cell(name, stream, seed)
-            for name, change in self.cells.items()
-            if not only or name in only
-            for stream in change.get("streams") or self._streams
-            for seed in change.get("seeds") or self.seeds
-            if (not streams or stream in streams) and (not seeds or seed in seeds)
+            for name, keys in self._keys.items()
+            for stream in dict.fromkeys(keys.streams or self._streams)
+            for seed in dict.fromkeys(keys.seeds or self.seeds)
         ]
-        return sorted(cells, key=lambda cell: (cell.seed, self._streams.index(cell.stream)))
+        by_key = {cell.key: cell for cell in cells}
+        if other := next((cell for cell in cells if by_key[cell.key] != cell), None):
+            like = by_key[other.key].stream
+            raise InputError(f"experiment {self.name}: streams {other.stream!r} and {like!r} would share a folder")
+        for what, given, known in (
+            ("cell", only, [cell.name for cell in cells]),
+            ("stream", streams, [cell.stream for cell in cells]),
+            ("seed", [str(seed) for seed in seeds], [str(cell.seed) for cell in cells]),
+        ):
+            for name in given:
+                if name not in known:
+                    there = ", ".join(dict.fromkeys(known))
+                    raise InputError(f"no {what} {name!r} in {self.name}{nearest(name, known)}: {there}")
+        kept = [
+            cell
+            for cell in cells
+            if (not only or cell.name in only)
+            and (not streams or cell.stream in streams)
+            and (not seeds or cell.seed in seeds)
+        ]
+        return sorted(kept, key=lambda cell: (cell.seed, self._streams.index(cell.stream)))
 
     def config(self, cell: Cell, settings: Sequence[str] = (), tuning: bool = False) -> RunConfig:
         """The run configuration of a cell.
@@ -115,30 +173,31 @@ class Experiment(BaseModel):
         Raises:
             InputError: a key or value of the cell is wrong.
         """
-        change = {key: value for key, value in self.cells[cell.name].items() if key not in CELL_KEYS}
+        for setting in settings:
+            key = setting.partition("=")[0]
+            if key in PLACE:
+                raise InputError(
+                    f"--set {setting}: a cell's {key} is its place in the experiment; --{PLACE[key]} chooses"
+                )
+        own = CellKeys.model_fields
+        change = {key: value for key, value in self.cells[cell.name].items() if key not in own}
         values = merged(self.base, {**change, "stream": cell.stream, "seed": cell.seed})
+        source = f"experiment {self.name}: cell {cell.name}"
+        config = RunConfig.from_mapping(values, settings, source)
         if tuning:
-            values = merged(merged(values, self.tuning), {"evaluation": {"split": "validation"}})
-        return RunConfig.from_mapping(values, settings, source=f"experiment {self.name}: cell {cell.name}")
+            smaller = merged(self.tuning, {"evaluation": {"split": "validation"}})
+            config = RunConfig.from_mapping(merged(config.model_dump(mode="json"), smaller), source=source)
+        return settle_options(config)
 
     def choices(self, name: str) -> list[dict[str, Any]]:
-        """The combinations of a cell's grid, each dotted key -> value; one empty choice where it has no grid.
-
-        Raises:
-            InputError: the grid is not lists of values by dotted key.
-        """
-        grid = self.cells[name].get("grid") or {}
-        if not isinstance(grid, dict) or not all(isinstance(values, list) and values for values in grid.values()):
-            raise InputError(
-                f"experiment {self.name}: cells.{name}.grid: expected lists of values by dotted key, such as "
-                "training.lr: [1.0e-3, 3.0e-3]"
-            )
+        """The combinations of a cell's grid, each dotted key -> value; one empty choice where it has no grid."""
+        grid = self._keys[name].grid
         return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
     @property
     def _streams(self) -> list[str]:
         declared = self.streams or [self.base.get("stream", "builtin")]
-        named = [stream for change in self.cells.values() for stream in change.get("streams", [])]
+        named = [stream for keys in self._keys.values() for stream in keys.streams]
         return list(dict.fromkeys([*declared, *named]))
 
 
@@ -167,12 +226,15 @@ def unlike(configs: Mapping[str, RunConfig]) -> Iterator[str]:
             yield f"the cells differ in {f'{section}.{key}'.lstrip('.')}: {parts}"
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
+    if file in extended_by:
+        raise InputError(f"{file}: extends itself, by way of {', '.join(map(str, extended_by))}")
     values = read_yaml(file, "experiment")
     if values is None:
         raise InputError(f"{file}: is empty; expected keys such as base, cells, seeds")
     if "extends" in values:
-        values = merged(_read(file.parent / values.pop("extends")), values)
+        parent = _read(file.parent / str(values.pop("extends")), (*extended_by, file))
+        values = merged({key: value for key, value in parent.items() if key != "name"}, values)
     if isinstance(values.get("cells"), dict):
         values["cells"] = {name: change for name, change in values["cells"].items() if change is not None}
     return values

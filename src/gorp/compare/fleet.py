@@ -7,20 +7,21 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gorp.compare.cell import CELL, RESULT
-from gorp.compare.results import CellResult
+from gorp.compare.results import CellResult, read_result
 from gorp.errors import GorpError, InputError
-from gorp.files import read_json, write_text_atomically
+from gorp.files import write_text_atomically
 from gorp.report.record import RunRecord
 from gorp.run_config import RunConfig
 from gorp.run_setup import first_difference
 
-LOG, LOCK = "cell.log", ".lock"
+LOG = "cell.log"
+#: Settings that may change between start and resume of a cell, whose results depend on none of them.
+FREE = ("report_to", "evaluation.batch_size", "training.save_every")
 _POLL_SECONDS = 0.3
 
 
@@ -32,6 +33,7 @@ class Job:
         state: ``waiting``, ``running``, ``done`` or ``failed``.
         note: why it failed.
         attempts: how often it was started.
+        log_start: where its log of this attempt begins, in bytes.
         result: once it is done.
     """
 
@@ -41,6 +43,7 @@ class Job:
     state: str = "waiting"
     note: str = ""
     attempts: int = 0
+    log_start: int = 0
     result: CellResult | None = field(default=None, repr=False)
 
     def look(self) -> None:
@@ -50,10 +53,10 @@ class Job:
             InputError: the folder holds the cell with other settings.
         """
         saved = RunConfig.from_yaml(self.folder / CELL) if (self.folder / CELL).exists() else self.config
-        if different := first_difference(self.config, saved):
+        if different := first_difference(self.config, saved, FREE):
             raise InputError(f"{self.folder}: was run with {different}; choose another folder, or put the setting back")
         if (self.folder / RESULT).exists():
-            self.result = CellResult.model_validate(read_json(self.folder / RESULT, "result"))
+            self.result = read_result(self.folder / RESULT)
             self.state = "done"
 
     def stages(self) -> tuple[int, int]:
@@ -63,30 +66,6 @@ class Job:
         except InputError:
             return 0, 0
         return len(record.stages), len(record.tasks)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep every other comparison out of a folder; the lock dies with the process that holds it.
-
-    Raises:
-        GorpError: another process compares there.
-    """
-    import fcntl
-
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(descriptor, 100).decode(errors="replace").strip() or "unknown"
-            raise GorpError(f"{folder}: process {holder} compares there; wait for it, or end it") from None
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def run_jobs(
@@ -143,6 +122,7 @@ def _start(job: Job, workers: int) -> subprocess.Popen[bytes]:
     job.state, job.note = "running", ""
     job.attempts += 1
     with (job.folder / LOG).open("ab") as log:
+        job.log_start = log.tell()
         return subprocess.Popen(
             [sys.executable, "-m", "gorp.compare.cell", str(job.folder)],
             stdin=subprocess.PIPE,
@@ -167,6 +147,6 @@ def _environment(given: Mapping[str, str], workers: int) -> dict[str, str]:
 def _finish(job: Job, code: int) -> None:
     job.look()
     if job.state != "done":
-        lines = (job.folder / LOG).read_text(errors="replace").strip().splitlines()
-        job.state = "failed"
-        job.note = lines[-1] if lines else f"ended with {code}"
+        said = (job.folder / LOG).read_bytes()[job.log_start :].decode(errors="replace").strip().splitlines()
+        ended = f"ended by signal {-code}; last line: " if code < 0 else ""
+        job.state, job.note = "failed", ended + (said[-1] if said else f"ended with {code}, saying nothing")

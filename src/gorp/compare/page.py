@@ -44,7 +44,7 @@ def render_page(results: Results, title: str, about: str, against: str) -> str:
             grids=all_grids(results, against, "AP, BWT and FWT"),
             plots=_plots(found),
             curves=_curves(found),
-            legend=[(entry.name, style) for style, entry in enumerate(found)],
+            styles={entry.name: style for style, entry in enumerate(found)},
             tunings=_tunings(found),
             environments=sorted({_machine(run) for run in runs}),
             SERIES_COLOURS=plots.SERIES_COLOURS,

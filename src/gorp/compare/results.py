@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
+import math
 import statistics
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from gorp.errors import InputError
-from gorp.files import read_json, write_text_atomically
+from gorp.files import locked, read_json, write_text_atomically
 from gorp.report.record import Matrix, RunRecord
 
 
@@ -46,7 +44,7 @@ class CellResult(BaseModel):
         tuning: how its settings were chosen; None where they were given.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
 
     cell: str
     method: str
@@ -75,13 +73,13 @@ class CellResult(BaseModel):
         return cls(
             cell=cell,
             method=record.method,
-            stream=record.stream,
+            stream=stream_name(record.stream),
             seed=record.seed,
             tasks=record.tasks,
             zero_shot=record.zero_shot_row,
             matrix=record.matrix,
             summary=record.summary(),
-            worst_leak_over_bound=max(leaks, default=None),
+            worst_leak_over_bound=max(leaks, default=None, key=lambda share: math.inf if math.isnan(share) else share),
             mean_fullness=statistics.fmean(capped) if capped else None,
             frozen_layers=sum(layer.frozen for layer in last),
             seconds=record.seconds,
@@ -97,14 +95,30 @@ class CellResult(BaseModel):
 
 
 Results = dict[str, CellResult]
+Content = TypeVar("Content")
 _ADAPTER = TypeAdapter(Results)
 
 
 def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
     """A run's configuration without what only one machine knows: where the model and the data lie."""
     data = {key: value for key, value in config["data"].items() if key != "dir"}
-    model = config["model"]
-    return {**config, "model": model if model is None else Path(model).name, "data": data}
+    model, stream = config["model"], config["stream"]
+    short = {"model": model and Path(model).name, "stream": stream and stream_name(stream), "data": data}
+    return {**config, **short}
+
+
+def stream_name(stream: str) -> str:
+    """A stream's name, or its YAML file's without the folder."""
+    return Path(stream).name if stream.endswith((".yaml", ".yml")) else stream
+
+
+def read_result(path: Path) -> CellResult:
+    """The result of one cell.
+
+    Raises:
+        InputError: the file is damaged, or is not a result.
+    """
+    return _checked(TypeAdapter(CellResult), read_json(path, "result"), path)
 
 
 def read_results(file: str | Path) -> Results:
@@ -116,8 +130,12 @@ def read_results(file: str | Path) -> Results:
     path = Path(file)
     if not path.exists():
         return {}
+    return _checked(_ADAPTER, read_json(path, "results"), path)
+
+
+def _checked(kind: TypeAdapter[Content], content: object, path: Path) -> Content:
     try:
-        return _ADAPTER.validate_python(read_json(path, "results"))
+        return kind.validate_python(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise InputError(f"{path}: key '{'.'.join(map(str, first['loc']))}': {first['msg']}") from None
@@ -126,18 +144,7 @@ def read_results(file: str | Path) -> Results:
 def keep(file: str | Path, results: Mapping[str, CellResult]) -> None:
     """Add cells to a results file, replacing those of the same key; several processes may do so at once."""
     path = Path(file)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _one_at_a_time(path.with_name(f".{path.name}.lock")):
+    with locked(path.with_name(f".{path.name}.lock"), "keeps results there", wait=True):
         both = {**read_results(path), **results}
         text = _ADAPTER.dump_json(dict(sorted(both.items())), indent=1).decode()
         write_text_atomically(path, text + "\n")
-
-
-@contextmanager
-def _one_at_a_time(lock: Path) -> Iterator[None]:
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

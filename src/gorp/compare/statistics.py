@@ -23,11 +23,6 @@ class Mean:
     margin: float | None
     count: int
 
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the interval lies on one side of 0."""
-        return self.margin is not None and abs(self.value) > self.margin
-
 
 @dataclass(frozen=True)
 class Paired:

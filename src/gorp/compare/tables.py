@@ -1,4 +1,4 @@
-"""The figures of an experiment as grids: a row per cell, runs on all its streams and seeds taken together."""
+"""The figures of an experiment as grids: a row per cell, its runs on all streams and seeds taken together."""
 
 from __future__ import annotations
 
@@ -28,15 +28,29 @@ class Entry:
     pairs: tuple[tuple[CellResult, CellResult], ...]
 
     def figure(self, key: str) -> Mean | None:
-        """AP, BWT or another figure of the summary over the runs; None where any run leaves it undefined."""
-        values = _all_of(run.summary.get(key) for run in self.runs)
+        """AP, BWT or another figure of the summary over seeds; None where any run leaves it undefined.
+
+        Streams of one seed share rows and start, so they are averaged first, and seeds alone count as independent.
+        """
+        values = _by_seed((run.seed, run.summary.get(key)) for run in self.runs)
         return None if values is None else mean(values)
 
     def less_the_other(self, key: str) -> Paired | None:
-        """The figure less the other cell's, pair by pair; None where it is undefined."""
-        ours = _all_of(run.summary.get(key) for run, _ in self.pairs)
-        theirs = _all_of(run.summary.get(key) for _, run in self.pairs)
+        """The figure less the other cell's on the same stream and seed, over seeds; None where it is undefined."""
+        ours = _by_seed((run.seed, run.summary.get(key)) for run, _ in self.pairs)
+        theirs = _by_seed((run.seed, run.summary.get(key)) for _, run in self.pairs)
         return None if ours is None or theirs is None else paired(ours, theirs)
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds there are."""
+        return len({run.seed for run in self.runs})
+
+    @property
+    def worst_leak(self) -> float | None:
+        """The largest leak of any run, as a share of what round-off may leave; None where nothing is protected."""
+        leaks = [run.worst_leak_over_bound for run in self.runs if run.worst_leak_over_bound is not None]
+        return max(leaks, default=None)
 
     @property
     def just_learnt(self) -> float | None:
@@ -89,7 +103,8 @@ def entries(results: Results, against: str) -> list[Entry]:
 def summary_grid(results: Results, against: str, title: str = "") -> Grid:
     """AP, BWT and FWT with 95% intervals, and AP and BWT less those of ``against``, paired, with the test's p.
 
-    Where unseen tasks were measured, their mean has a column, too.
+    ``leak`` is the worst of any layer, as a share of what round-off may leave. Where unseen tasks were measured, their
+    mean has a column, too.
     """
     figures = ["AP", "BWT", "FWT"]
     figures += ["unseen"] if any(run.summary.get("unseen") is not None for run in results.values()) else []
@@ -98,8 +113,9 @@ def summary_grid(results: Results, against: str, title: str = "") -> Grid:
             entry.name,
             str(len(entry.runs)),
             *(interval(entry.figure(key), signed=key in ("BWT", "FWT")) for key in figures),
-            _difference(entry.less_the_other("AP")),
-            _difference(entry.less_the_other("BWT")),
+            _difference(entry.less_the_other("AP"), entry.seeds),
+            _difference(entry.less_the_other("BWT"), entry.seeds),
+            NOT_MEASURED if entry.worst_leak is None else f"{entry.worst_leak:.2f}",
             f"{entry.training_seconds:.0f}",
             NOT_MEASURED if entry.peak_megabytes is None else f"{entry.peak_megabytes:.0f}",
             entry.notes,
@@ -107,7 +123,8 @@ def summary_grid(results: Results, against: str, title: str = "") -> Grid:
         for entry in entries(results, against)
     ]
     header = ("method", "runs", *figures, f"AP less {against}'s", f"BWT less {against}'s")
-    return Grid(title, (*header, "train s", "peak MB", "notes"), tuple(rows))
+    title = f"{title}: mean {PLUS_MINUS} half its 95% interval over seeds".removeprefix(": ")
+    return Grid(title, (*header, "leak", "train s", "peak MB", "notes"), tuple(rows))
 
 
 def stream_grid(results: Results, against: str, title: str = "AP by stream") -> Grid:
@@ -154,16 +171,28 @@ def interval(figure: Mean | None, signed: bool = False) -> str:
     return value if figure.margin is None else f"{value} {PLUS_MINUS} {score(figure.margin)}"
 
 
-def _difference(found: Paired | None) -> str:
+def _difference(found: Paired | None, seeds: int) -> str:
     if found is None:
         return ""
+    notes = [] if found.p_value is None else [f"p {found.p_value:.2g}"]
+    notes += [] if found.difference.count == seeds else [f"{found.difference.count} of {seeds} seeds"]
     text = interval(found.difference, signed=True)
-    return text if found.p_value is None else f"{text} (p {found.p_value:.2g})"
+    return f"{text} ({', '.join(notes)})" if notes else text
 
 
 def _mean_text(values: Iterable[float | None]) -> str:
     measured = _all_of(values)
     return NOT_MEASURED if not measured else score(fmean(measured), 0)
+
+
+def _by_seed(values: Iterable[tuple[int, float | None]]) -> list[float] | None:
+    """The mean for each seed, seeds ascending; None if any value is missing."""
+    found: dict[int, list[float]] = {}
+    for seed, value in values:
+        if value is None:
+            return None
+        found.setdefault(seed, []).append(value)
+    return [fmean(found[seed]) for seed in sorted(found)]
 
 
 def _all_of(values: Iterable[float | None]) -> list[float] | None:

@@ -121,6 +121,8 @@ class Method(ABC):
     def penalty(self, batch: Batch, logits: Tensor) -> Tensor | None:
         """A scalar added to the loss of a batch (the mean over its answer tokens), or None.
 
+        Of an accumulated step, each batch's counts by its share of the answer tokens, as its loss does.
+
         Args:
             batch: as `prepare` left it.
             logits: (batch, longest answer, vocabulary), with their graph; of an encoder (batch, 1, classes), the

@@ -57,7 +57,7 @@ class LwF(PlainLoRA):
             return None
         answered = batch["labels"] != IGNORED  # (batch, longest answer)
         teacher, student = (
-            F.log_softmax(values[answered].float() / self.options.temperature, dim=-1)  # (tokens, vocabulary)
+            F.log_softmax(softened(values[answered].float(), self.options.temperature), dim=-1)  # (tokens, vocabulary)
             for values in (self.teacher_logits(batch), logits)
         )
         divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
@@ -75,3 +75,8 @@ class LwF(PlainLoRA):
 
         with evaluating(self.model):
             return self.encoder.logits(teacher, batch)
+
+
+def softened(logits: Tensor, temperature: float) -> Tensor:
+    """Logits over a temperature; those of what is no option stay finite."""
+    return (logits / temperature).clamp_min(torch.finfo(logits.dtype).min)

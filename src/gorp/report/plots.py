@@ -223,7 +223,7 @@ def _svg(figure: Figure, description: str, identity: str) -> str:
 
 
 def _style(number: int) -> tuple[str, str | tuple[float, tuple[float, ...]]]:
-    return _SERIES[number % SERIES_COLOURS], _DASHES[number % len(_DASHES)]
+    return _SERIES[number % SERIES_COLOURS], _DASHES[(number + number // SERIES_COLOURS) % len(_DASHES)]
 
 
 def _stage_ticks(positions: int) -> list[int]:

@@ -56,10 +56,11 @@ def read_task(
 
     Args:
         path: a JSONL, JSON, CSV or Parquet file (``.gz`` too); a folder with ``train.*``, ``test.*`` and, where the
-        answers are labels,     ``labels.json``; or ``hub:NAME`` or ``hub:NAME@CONFIG`` for a data set of the
-        ``datasets`` hub. name: of the task; by default that of the file or folder.
+            answers are labels, ``labels.json``; or ``hub:NAME`` or ``hub:NAME@CONFIG`` for a data set of the
+            ``datasets`` hub.
+        name: of the task; by default that of the file or folder.
         labels: the answers there are, in the prompt's order; ``[]`` for free answers; ``None`` for those of
-        ``labels.json`` or, failing     that, those that occur.
+            ``labels.json`` or, failing that, those that occur.
         instruction: what the prompt begins with.
         columns: the file's column for any of text, label, prompt, completion, messages.
         test: a file of test rows; without it and without a test file in the folder, a fifth of the rows is split off.
