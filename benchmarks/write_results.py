@@ -3,7 +3,7 @@
     python benchmarks/write_results.py
 
 In the words, ``table("NAME")`` is the summary of results/NAME.json and ``tasks("NAME", STREAM)`` its scores by task;
-``figure("NAME", CELL, KEY)`` is a mean with its interval, ``less("NAME", CELL, KEY, OTHER)`` a mean paired difference.
+``less("NAME", CELL, KEY, OTHER)`` is the mean difference of two cells, paired, with its interval.
 A figure without a run is an error.
 """
 
@@ -27,7 +27,7 @@ PAGE = HERE.parent / "docs" / "results.md"
 def render() -> str:
     """The page as text."""
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
-    return environment.from_string(TEMPLATE.read_text()).render(table=table, tasks=tasks, figure=figure, less=less)
+    return environment.from_string(TEMPLATE.read_text()).render(table=table, tasks=tasks, less=less)
 
 
 def results(name: str) -> Results:
@@ -49,11 +49,6 @@ def tasks(name: str, stream: str) -> str:
     return to_markdown(task_grid(part, "gorp", f"{stream}: score at the end (when just learnt), by task"))
 
 
-def figure(name: str, cell: str, key: str) -> str:
-    """A cell's mean with its interval, such as ``42.8 ± 2.9``."""
-    return interval(entry(name, cell).figure(key), signed=key != "AP")
-
-
 def less(name: str, cell: str, key: str, other: str) -> str:
     """The mean difference of two cells, on the same streams with the same seeds, with its interval."""
     found = entry(name, cell, other).less_the_other(key)
@@ -62,7 +57,7 @@ def less(name: str, cell: str, key: str, other: str) -> str:
     return interval(found.difference, signed=True)
 
 
-def entry(name: str, cell: str, against: str = "gorp") -> Entry:
+def entry(name: str, cell: str, against: str) -> Entry:
     """The runs of one cell, paired with those of another."""
     return next(found for found in entries(results(name), against) if found.name == cell)
 

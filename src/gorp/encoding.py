@@ -18,6 +18,8 @@ from gorp.backbones import kind_of
 from gorp.errors import InputError
 from gorp.tasks import Example, Task, encode
 
+Batch = Mapping[str, Tensor]
+
 IGNORED = -100
 _CUE = "Answer:"
 
@@ -108,13 +110,22 @@ class Encoder:
         )
         return batch
 
-    def forward_inputs(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
+    def forward_inputs(self, batch: Batch) -> dict[str, Any]:
         """What the model's forward pass takes, of a training batch that a method may have prepared."""
         return {**{name: value for name, value in batch.items() if name != "labels"}, "use_cache": False}
 
-    def logits(self, model: Callable[..., Any], batch: Mapping[str, Tensor]) -> Tensor:
-        """`answer_logits` of the model that this encoder was made for, bare or wrapped, or of what stands in for it."""
-        return answer_logits(model, batch, self.keeps_last_logits)
+    def logits(self, model: Callable[..., Any], batch: Batch) -> Tensor:
+        """Logits (batch, longest answer, vocabulary) of the answers of a batch of `training_batch`.
+
+        Args:
+            model: that this encoder was made for, bare or wrapped, or what stands in for it.
+            batch: as a method may have prepared it.
+        """
+        inputs, length = self.forward_inputs(batch), batch["labels"].shape[1]
+        if "decoder_input_ids" not in inputs and self.keeps_last_logits:
+            inputs["logits_to_keep"] = length
+        logits: Tensor = model(**inputs).logits
+        return logits[:, -length:]
 
     def prompt_batch(self, prompts: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         """``input_ids`` and ``attention_mask`` (batch, longest prompt); causal prompts end together."""
@@ -135,16 +146,6 @@ class Encoder:
 def position_ids(attention_mask: Tensor) -> Tensor:
     """Positions (batch, length) counted over the tokens that are not padding, 0 on padding before the first."""
     return (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
-
-
-def answer_logits(model: Callable[..., Any], batch: Mapping[str, Tensor], keeps_last_logits: bool = False) -> Tensor:
-    """Logits (batch, longest answer, vocabulary) of the answers of a batch of `Encoder.training_batch`."""
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
-    length = batch["labels"].shape[1]
-    if "decoder_input_ids" not in inputs and keeps_last_logits:
-        inputs["logits_to_keep"] = length  # type: ignore[assignment]  # a number among tensors
-    logits: Tensor = model(**inputs, use_cache=False).logits
-    return logits[:, -length:]
 
 
 def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:

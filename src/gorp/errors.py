@@ -1,8 +1,13 @@
 """The errors that gorp raises for its users; the command line turns them into one message and an exit code."""
 
+from __future__ import annotations
+
 import difflib
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class GorpError(Exception):
@@ -27,3 +32,13 @@ def nearest(name: str, accepted: Iterable[str]) -> str:
     by_lower = {candidate.lower(): candidate for candidate in candidates}
     matches = difflib.get_close_matches(name.lower(), by_lower, n=1)
     return f" (did you mean {by_lower[matches[0]]!r}?)" if matches else ""
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return ``"key 'a.b': what is wrong (and 2 more)"`` of a validation that failed."""
+    problems = error.errors(include_url=False, include_context=False)
+    first = problems[0]
+    key = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    rest = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return (f"key '{key}': " if key else "") + message + rest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
-from gorp.encoding import Encoder
+from gorp.encoding import Batch, Encoder
 from gorp.matching import LabelMatcher, embed, match
 from gorp.rouge import load_rouge_l
 from gorp.tasks import Example
@@ -19,7 +19,6 @@ from gorp.tasks.task import Metric
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 OnStep = Callable[[int, int], None]
-Batch = Mapping[str, torch.Tensor]
 
 
 def normalise(answer: str) -> str:

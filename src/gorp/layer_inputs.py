@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gorp.evaluation import evaluating
+
 ROWS_PER_LAYER = 256
 
 
@@ -76,12 +78,10 @@ def _show_inputs(
         )
         for name in layer_names
     ]
-    was_training = model.training
-    model.train(False)
     try:
-        for batch in batches:
-            model(**batch)
+        with evaluating(model):
+            for batch in batches:
+                model(**batch)
     finally:
         for handle in handles:
             handle.remove()
-        model.train(was_training)

@@ -24,8 +24,8 @@ from gorp.methods import load_method
 from gorp.progress import Progress, SilentProgress, passing_on
 from gorp.report.record import RunRecord, Stage
 from gorp.run_config import RunConfig
-from gorp.run_folder import KnownTask, RunFolder, StageFiles
-from gorp.run_setup import check_unseen, join_tasks, load_stream, new_record, rows_of, settle_config
+from gorp.run_folder import RunFolder, StageFiles
+from gorp.run_setup import check_known, check_unseen, join_tasks, load_stream, new_record, rows_of, settle_config
 from gorp.tasks import Example, Task, TaskStream
 from gorp.tasks.task import Metric
 from gorp.training import Flight, Plan, train_task
@@ -188,7 +188,7 @@ class ContinualLearner:
         names = [task.name for task in tasks]
         if doubled := next((name for name in names if names.count(name) > 1), None):
             raise InputError(f"task {doubled!r} is twice in the stream; every task needs a name of its own")
-        self._check_known(tasks)
+        check_known(self.folder, tasks)
         check_unseen(self.folder, tasks, unseen)
         known = {task.name for task in self.tasks}
         new = [task for task in tasks if task.name not in known]
@@ -216,22 +216,6 @@ class ContinualLearner:
         self.record = record
         self.tasks += new
         self.unseen += measured
-
-    def _check_known(self, tasks: Sequence[Task]) -> None:
-        """Refuse the folder of a run on other tasks, or on other rows of them."""
-        state = self.folder.state
-        known = {task.name: task for task in state.tasks} if state else {}
-        order = [name for name in known if name in {task.name for task in tasks}]
-        if (known and not order and len(tasks) > 1) or order != [task.name for task in tasks if task.name in known]:
-            raise InputError(
-                f"{self.folder.path}: is the run of another stream ({', '.join(known)}); choose another folder"
-            )
-        for task in tasks:
-            if task.name in known and known[task.name] != KnownTask.of(task):
-                raise InputError(
-                    f"{self.folder.path}: task {task.name!r} of this run had other rows; accepted: the same data, "
-                    "with the same data settings, or another folder"
-                )
 
     def _learn_next(self, tasks: Sequence[Task]) -> None:
         """Learn, in the order in which they became known, those of the known tasks that are not learnt yet."""

@@ -21,7 +21,7 @@ def average_performance(matrix: Matrix) -> float | None:
     Raises ``ValueError`` if a row has fewer entries than there are rows.
     """
     _check(matrix)
-    return _mean([_entry(matrix, len(matrix) - 1, task) for task in range(len(matrix))])
+    return mean([_entry(matrix, len(matrix) - 1, task) for task in range(len(matrix))])
 
 
 def backward_transfer(matrix: Matrix) -> float | None:
@@ -32,7 +32,7 @@ def backward_transfer(matrix: Matrix) -> float | None:
     """
     _check(matrix)
     last = len(matrix) - 1
-    return _mean([_difference(_entry(matrix, last, task), _entry(matrix, task, task)) for task in range(last)])
+    return mean([_difference(_entry(matrix, last, task), _entry(matrix, task, task)) for task in range(last)])
 
 
 def forward_transfer(matrix: Matrix, zero_shot: Row) -> float | None:
@@ -44,7 +44,7 @@ def forward_transfer(matrix: Matrix, zero_shot: Row) -> float | None:
     _check(matrix)
     if len(zero_shot) < len(matrix):
         raise ValueError(f"zero_shot has {len(zero_shot)} entries for {len(matrix)} stages")
-    return _mean([_difference(_entry(matrix, task - 1, task), zero_shot[task]) for task in range(1, len(matrix))])
+    return mean([_difference(_entry(matrix, task - 1, task), zero_shot[task]) for task in range(1, len(matrix))])
 
 
 def forgetting(matrix: Matrix) -> float | None:
@@ -56,7 +56,7 @@ def forgetting(matrix: Matrix) -> float | None:
     """
     _check(matrix)
     last = len(matrix) - 1
-    return _mean([_difference(_best(matrix, task, last), _entry(matrix, last, task)) for task in range(last)])
+    return mean([_difference(_best(matrix, task, last), _entry(matrix, last, task)) for task in range(last)])
 
 
 def unseen(matrix: Matrix) -> float | None:
@@ -65,7 +65,7 @@ def unseen(matrix: Matrix) -> float | None:
     ``matrix[i][k]`` is the score after stage ``i`` of task ``k``, one of ``K`` that are never learned. ``None`` if
     there are none.
     """
-    return _mean(list(matrix[-1] or ())) if matrix else None
+    return mean(list(matrix[-1] or ())) if matrix else None
 
 
 def _best(matrix: Matrix, task: int, last: int) -> float | None:
@@ -85,7 +85,7 @@ def _difference(left: float | None, right: float | None) -> float | None:
     return None if left is None or right is None else left - right
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def mean(values: Sequence[float | None]) -> float | None:
     """Return the mean, or ``None`` if there is nothing to average or any of it is missing."""
     measured = [value for value in values if value is not None]
     return sum(measured) / len(measured) if measured and len(measured) == len(values) else None

@@ -86,6 +86,24 @@ def settle_options(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"options": options.model_dump(mode="json")})
 
 
+def check_known(folder: RunFolder, tasks: Sequence[Task]) -> None:
+    """Refuse the folder of a run on other tasks, or on other rows of them.
+
+    Raises:
+        InputError: it is.
+    """
+    known = {task.name: task for task in folder.state.tasks} if folder.state else {}
+    order = [name for name in known if name in {task.name for task in tasks}]
+    if (known and not order and len(tasks) > 1) or order != [task.name for task in tasks if task.name in known]:
+        raise InputError(f"{folder.path}: is the run of another stream ({', '.join(known)}); choose another folder")
+    for task in tasks:
+        if task.name in known and known[task.name] != KnownTask.of(task):
+            raise InputError(
+                f"{folder.path}: task {task.name!r} of this run had other rows; accepted: the same data, "
+                "with the same data settings, or another folder"
+            )
+
+
 def check_unseen(folder: RunFolder, tasks: Sequence[Task], unseen: Sequence[Task] | None) -> None:
     """Refuse to learn a task that a run only measures, and to measure other ones than those it began with.
 

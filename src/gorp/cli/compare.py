@@ -65,11 +65,10 @@ def command(
         read_results(keep_in)  # a damaged one is better found now than after the first cell
     with locked(folder / LOCK, COMPARES):
         comparison = Comparison(declared, folder, settings or [], _names(only), _names(streams), _numbers(seeds))
-        configs = {cell.name: declared.config(cell, settings or []) for cell in comparison.cells}
-        if keep_in and any(config.evaluation.split != "test" for config in configs.values()):
+        if keep_in and any(config.evaluation.split != "test" for config in comparison.configs.values()):
             raise InputError("--keep is for results on test rows; evaluation.split is validation")
         if not quiet:
-            for sentence in unlike(configs):
+            for sentence in unlike(comparison.configs):
                 typer.echo(f"note: {sentence}", err=True)
         with open_display(comparison.jobs, quiet) as on_change:
             comparison.run(workers, retries, on_change, lambda found: keep(keep_in, found) if keep_in else None)

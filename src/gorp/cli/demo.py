@@ -80,9 +80,9 @@ def command(
 
     names = [check_method(name.strip()) for name in methods.split(",")]
     jobs = [Job(name, demo_config(name, seed, settings or []), out / name) for name in names]
-    for job in jobs:
-        job.look()
     with locked(out / LOCK, COMPARES), open_display(jobs, quiet) as on_change:
+        for job in jobs:
+            job.look()
         run_jobs(jobs, workers=len(jobs), on_change=on_change)
         raise_for_failures(jobs)
     records = [RunRecord.load(job.folder) for job in jobs]

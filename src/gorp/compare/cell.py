@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 from gorp.errors import GorpError
@@ -54,10 +53,10 @@ def peak_memory() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _die_with_the_parent(die: Callable[[int], object] = os._exit) -> None:
+def _die_with_the_parent() -> None:
     def watch() -> None:
         os.read(sys.stdin.fileno(), 1)  # not sys.stdin.read: it would hold a lock that a process needs to end
-        die(ORPHANED)
+        os._exit(ORPHANED)
 
     threading.Thread(target=watch, daemon=True).start()
 

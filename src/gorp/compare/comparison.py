@@ -25,6 +25,9 @@ class Comparison:
         settings: ``key=value`` overrides of every cell.
         only, streams, seeds: the cells to run, as of `Experiment.plan`.
 
+    Attributes:
+        configs: by the cells' names, how each begins, before its grid has chosen.
+
     Raises:
         InputError: a cell does not exist, is no valid run, or was run here with other settings.
     """
@@ -45,8 +48,7 @@ class Comparison:
             for name in dict.fromkeys(cell.name for cell in self.cells)
             if len(choices := experiment.choices(name)) > 1
         }
-        for cell in self.cells:
-            experiment.config(cell, self.settings)
+        self.configs = {cell.name: experiment.config(cell, self.settings) for cell in self.cells}
         gridded = {key for name in self.tuning_jobs for choice in experiment.choices(name) for key in choice}
         for setting in self.settings:
             if setting.partition("=")[0] in gridded:
@@ -75,8 +77,7 @@ class Comparison:
 
         def changed(job: Job | None) -> None:
             if job is not None and job.result is not None:
-                cell = next(cell for cell in self.cells if cell.key == job.key)
-                found = {job.key: job.result.model_copy(update={"tuning": tunings[cell.name]})}
+                found = {job.key: job.result.model_copy(update={"tuning": tunings[job.result.cell]})}
                 keep(self.folder / RESULTS_FILE, found)
                 on_result(found)
             on_change(job)
@@ -119,9 +120,10 @@ class Comparison:
         choices = self.experiment.choices(name)
         if name not in self.tuning_jobs:
             return Tuning(tried=[(choices[0], None)], chosen=choices[0]) if choices[0] else None
-        scores = [job.result.summary["AP"] if job.result else None for job in self.tuning_jobs[name]]
-        if any(job.state != "done" for job in self.tuning_jobs[name]):
+        results = [job.result for job in self.tuning_jobs[name] if job.result is not None]
+        if len(results) < len(choices):
             return None
+        scores = [result.summary["AP"] for result in results]
         best = max((score for score in scores if score is not None), default=None)
         if best is None:
             raise InputError(f"cell {name}: no task has validation rows to choose by; raise data.validation_rows")

@@ -7,12 +7,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from gorp.errors import InputError, nearest
+from gorp.errors import InputError, first_problem, nearest
 from gorp.files import read_yaml
 from gorp.run_config import RunConfig
 from gorp.run_setup import settle_options
@@ -20,6 +21,13 @@ from gorp.run_setup import settle_options
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 #: What a cell is told by its place in the experiment.
 PLACE = {"seed": "seeds", "stream": "streams"}
+#: What should be alike in cells that are compared: base model, data and budget.
+LIKE = (
+    "model",
+    "dtype",
+    *(f"data.{key}" for key in ("train_rows", "test_rows", "validation_rows", "name_task_in_prompt")),
+    *(f"training.{key}" for key in ("epochs", "max_source_length", "max_target_length")),
+)
 
 
 class CellKeys(BaseModel):
@@ -115,13 +123,11 @@ class Experiment(BaseModel):
             return cls.model_validate({"name": file.stem, **_read(file)})
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            key = ".".join(str(part) for part in first["loc"])
-            if first["type"] == "extra_forbidden":
-                accepted = [*cls.model_fields, "extends"]
-                hint = nearest(key, accepted)
-                raise InputError(f"{file}: unknown key '{key}'{hint}; accepted: {', '.join(accepted)}") from None
-            at = f"key '{key}': " if key else ""
-            raise InputError(f"{file}: {at}{first['msg'].removeprefix('Value error, ')}") from None
+            if first["type"] != "extra_forbidden":
+                raise InputError(f"{file}: {first_problem(error)}") from None
+            key, accepted = str(first["loc"][-1]), [*cls.model_fields, "extends"]
+            hint = nearest(key, accepted)
+            raise InputError(f"{file}: unknown key '{key}'{hint}; accepted: {', '.join(accepted)}") from None
 
     def plan(self, only: Sequence[str] = (), streams: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Cell]:
         """The cells, seed by seed, so that an experiment cut short has compared something.
@@ -211,19 +217,13 @@ def merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]
 
 def unlike(configs: Mapping[str, RunConfig]) -> Iterator[str]:
     """Where cells do not learn the same: a sentence for every setting of data, budget or base model that differs."""
-    for section, key in (
-        ("", "model"),
-        ("", "dtype"),
-        *(("data", key) for key in ("train_rows", "test_rows", "validation_rows", "name_task_in_prompt")),
-        *(("training", key) for key in ("epochs", "max_source_length", "max_target_length")),
-    ):
+    for key in LIKE:
         values: dict[str, list[str]] = {}
         for name, config in configs.items():
-            value = getattr(getattr(config, section) if section else config, key)
-            values.setdefault(str(value), []).append(name)
+            values.setdefault(str(attrgetter(key)(config)), []).append(name)
         if len(values) > 1:
             parts = "; ".join(f"{value} for {', '.join(names)}" for value, names in values.items())
-            yield f"the cells differ in {f'{section}.{key}'.lstrip('.')}: {parts}"
+            yield f"the cells differ in {key}: {parts}"
 
 
 def _read(file: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import fmean
 
 from markupsafe import Markup
 
+from gorp import metrics
 from gorp.compare.results import CellResult, Results
 from gorp.compare.tables import Entry, all_grids, entries, summary_grid
 from gorp.files import write_text_atomically
@@ -101,14 +101,9 @@ def _curves(found: Sequence[Entry]) -> list[tuple[str, list[tuple[str, Markup]]]
 
 def _line(runs: Sequence[CellResult], task: int, style: int) -> plots.Line:
     histories = [[run.zero_shot[task], *(row[task] for row in run.matrix)] for run in runs]
-    values = [_mean(column) for column in zip(*histories, strict=True)]
+    values = [metrics.mean(column) for column in zip(*histories, strict=True)]
     once = all(value is None for value in values[1:-1]) and len(values) > 2
     return plots.Line(style, values, level=once)
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    measured = [value for value in values if value is not None]
-    return fmean(measured) if len(measured) == len(values) else None
 
 
 def _tunings(found: Sequence[Entry]) -> list[tuple[str, list[tuple[str, float | None, bool]]]]:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from gorp.errors import InputError
+from gorp.errors import InputError, first_problem
 from gorp.files import locked, read_json, write_text_atomically
 from gorp.report.record import Matrix, RunRecord
 
@@ -19,7 +19,8 @@ class Tuning(BaseModel):
     """What was tried on validation rows, on one stream with one seed, before the cell ran.
 
     Attributes:
-        tried: per choice its settings (dotted key -> value) and its AP in percent; None where the run failed.
+        tried: per choice its settings (dotted key -> value) and its AP in percent; None where it was the
+            only one and was not run.
         chosen: the settings of the best.
     """
 
@@ -137,8 +138,7 @@ def _checked(kind: TypeAdapter[Content], content: object, path: Path) -> Content
     try:
         return kind.validate_python(content)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise InputError(f"{path}: key '{'.'.join(map(str, first['loc']))}': {first['msg']}") from None
+        raise InputError(f"{path}: {first_problem(error)}") from None
 
 
 def keep(file: str | Path, results: Mapping[str, CellResult]) -> None:

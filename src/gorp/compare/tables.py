@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
 
+from gorp import metrics
 from gorp.compare.results import CellResult, Results
 from gorp.compare.statistics import Mean, Paired, mean, paired
 from gorp.methods import METHODS, load_method
@@ -55,16 +56,15 @@ class Entry:
     @property
     def just_learnt(self) -> float | None:
         """Mean score of tasks when they had just been learnt, in percent (plasticity)."""
-        values = _all_of(value for run in self.runs for value in run.just_learnt)
-        return None if not values or len(self.runs[0].tasks) < 2 else fmean(values)
+        one_task = len(self.runs[0].tasks) < 2
+        return None if one_task else metrics.mean([value for run in self.runs for value in run.just_learnt])
 
     @property
     def kept(self) -> float | None:
         """Mean score at the end of all tasks but the last, in percent (stability); None where learnt all at once."""
         if self.just_learnt is None:
             return None
-        values = _all_of(value for run in self.runs for value in run.matrix[-1][:-1])
-        return fmean(values) if values else None
+        return metrics.mean([value for run in self.runs for value in run.matrix[-1][:-1]])
 
     @property
     def training_seconds(self) -> float:
@@ -143,8 +143,8 @@ def task_grid(results: Results, against: str, title: str = "score at the end, an
     tasks = next(iter(results.values())).tasks if results else []
     rows = []
     for entry in entries(results, against):
-        last = [_mean_text(run.matrix[-1][task] for run in entry.runs) for task in range(len(tasks))]
-        learnt = [_mean_text(run.just_learnt[task] for run in entry.runs) for task in range(len(tasks))]
+        last = [score(metrics.mean([run.matrix[-1][task] for run in entry.runs]), 0) for task in range(len(tasks))]
+        learnt = [score(metrics.mean([run.just_learnt[task] for run in entry.runs]), 0) for task in range(len(tasks))]
         once = entry.just_learnt is None
         cells = [end if once else f"{end} ({new})" for end, new in zip(last, learnt, strict=True)]
         rows.append((entry.name, *cells))
@@ -180,11 +180,6 @@ def _difference(found: Paired | None, seeds: int) -> str:
     return f"{text} ({', '.join(notes)})" if notes else text
 
 
-def _mean_text(values: Iterable[float | None]) -> str:
-    measured = _all_of(values)
-    return NOT_MEASURED if not measured else score(fmean(measured), 0)
-
-
 def _by_seed(values: Iterable[tuple[int, float | None]]) -> list[float] | None:
     """The mean for each seed, seeds ascending; None if any value is missing."""
     found: dict[int, list[float]] = {}
@@ -193,12 +188,6 @@ def _by_seed(values: Iterable[tuple[int, float | None]]) -> list[float] | None:
             return None
         found.setdefault(seed, []).append(value)
     return [fmean(found[seed]) for seed in sorted(found)]
-
-
-def _all_of(values: Iterable[float | None]) -> list[float] | None:
-    found = list(values)
-    measured = [value for value in found if value is not None]
-    return measured if len(measured) == len(found) else None
 
 
 def _value(figure: Mean | None) -> float:

@@ -6,8 +6,7 @@ import torch
 from peft import PromptEmbedding, PromptTuningConfig
 from torch import Tensor, nn
 
-from gorp.encoding import position_ids
-from gorp.methods.base import Batch
+from gorp.encoding import Batch, position_ids
 
 
 class PromptedEmbedding(nn.Module):

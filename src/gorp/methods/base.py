@@ -10,15 +10,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
+from gorp.encoding import Batch, Encoder
 from gorp.errors import InputError, nearest
 
 if TYPE_CHECKING:
-    from gorp.encoding import Encoder
     from gorp.run_config import RunConfig
     from gorp.space import GradientSpace
     from gorp.tasks import Example, Task
-
-Batch = Mapping[str, Tensor]
 
 
 class MethodOptions(BaseModel):

@@ -10,9 +10,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from gorp.encoding import answer_loss
+from gorp.encoding import Batch, answer_loss
 from gorp.evaluation import autocast, evaluating
-from gorp.methods.base import Batch, MethodOptions
+from gorp.methods.base import MethodOptions
 from gorp.methods.plain_lora import PlainLoRA
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from gorp.encoding import IGNORED, position_ids
+from gorp.encoding import IGNORED, Batch, position_ids
 from gorp.evaluation import evaluating
 from gorp.methods._prompts import put_in_front
-from gorp.methods.base import Batch, MethodOptions
+from gorp.methods.base import MethodOptions
 from gorp.methods.prompt_tuning import PromptTuning
 from gorp.space import GradientSpace
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from gorp.encoding import IGNORED
+from gorp.encoding import IGNORED, Batch
 from gorp.evaluation import evaluating
-from gorp.methods.base import Batch, MethodOptions
+from gorp.methods.base import MethodOptions
 from gorp.methods.plain_lora import PlainLoRA
 
 if TYPE_CHECKING:

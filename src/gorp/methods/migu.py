@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from gorp.methods.base import Batch, MethodOptions
+from gorp.encoding import Batch
+from gorp.methods.base import MethodOptions
 from gorp.methods.plain_lora import ADAPTER
 from gorp.methods.seq_lora import SeqLoRA
 from gorp.space import GradientSpace

@@ -6,7 +6,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from gorp.methods.base import Batch, MethodOptions
+from gorp.encoding import Batch
+from gorp.methods.base import MethodOptions
 from gorp.methods.inc_lora import IncLoRA
 from gorp.methods.plain_lora import ADAPTER
 

@@ -9,8 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from gorp.encoding import Batch
 from gorp.methods._prompts import put_in_front
-from gorp.methods.base import Batch, MethodOptions
+from gorp.methods.base import MethodOptions
 from gorp.methods.prompt_tuning import PromptTuning
 
 if TYPE_CHECKING:

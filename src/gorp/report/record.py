@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gorp import metrics
-from gorp.errors import InputError
+from gorp.errors import InputError, first_problem
 from gorp.files import read_json, write_text_atomically
 from gorp.tasks.task import Metric
 
@@ -208,7 +208,7 @@ class RunRecord(_Part):
         try:
             return cls.model_validate(plain)
         except ValidationError as error:
-            raise InputError(f"{file}: {_first_problem(error)}") from error
+            raise InputError(f"{file}: {first_problem(error)}") from error
 
     def _padded(self, row: list[float | None]) -> list[float | None]:
         return row + [None] * (len(self.tasks) - len(row))
@@ -243,12 +243,3 @@ def _check_version(file: Path, plain: object) -> None:
         raise InputError(f"{file}: key 'format_version' is missing; this is not a record of a run")
     if version != FORMAT_VERSION:
         raise InputError(f"{file}: key 'format_version' is {version!r}; this version of gorp reads {FORMAT_VERSION}")
-
-
-def _first_problem(error: ValidationError) -> str:
-    problems = error.errors(include_url=False, include_context=False)
-    first = problems[0]
-    key = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    rest = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return (f"key '{key}': " if key else "") + message + rest
