@@ -56,6 +56,20 @@ def test_a_stream_fills_the_matrix(tiny_models, tiny_stream, tmp_path, kind, met
     assert not list(tmp_path.glob("task-*/step-*"))
 
 
+@pytest.mark.parametrize("method", ["gorp", "joint"])
+def test_scoring_the_new_task_alone_changes_no_other_figure(tiny_models, tiny_stream, tmp_path, method):
+    config = settings(tiny_models, tiny_stream, method=method)
+    whole = run_stream(config, tmp_path / "all")
+    config.evaluation.each_stage = "new"
+    record = run_stream(config, tmp_path / "new")
+    assert record.zero_shot_row == [None] * 3
+    assert record.matrix[-1] == whole.matrix[-1]
+    if method == "gorp":
+        assert record.matrix[:2] == [[whole.matrix[0][0], None, None], [None, whole.matrix[1][1], None]]
+    figures, expected = record.summary(), whole.summary()
+    assert (figures["AP"], figures["BWT"], figures["FWT"]) == (expected["AP"], expected["BWT"], None)
+
+
 def test_gorp_does_not_leak(tiny_models, tiny_stream, tmp_path, kind):
     record = run_stream(settings(tiny_models, tiny_stream, kind), tmp_path)
     meters = [meter for stage in record.stages[1:] for meter in stage.layers.values()]

@@ -200,7 +200,7 @@ class ContinualLearner:
         measured = [] if self.tasks else list(unseen or ())
         for task in (*new, *measured):
             self.encoder.check(task)
-        scores = [self._score(task) for task in new]
+        scores = [self._score(task) if self.config.evaluation.each_stage == "all" else None for task in new]
         record = self.record.model_copy(deep=True)
         record.finished = False
         earlier = [None] * len(record.tasks)
@@ -259,8 +259,9 @@ class ContinualLearner:
         stored = {name: weight - stored_before[name] for name, weight in stored_after.items()} or None
         layers = measure(before, self.method.effective_weights(), kept, self.method.space, self._inputs, stored)
         memory_seconds = watch.lap()
-        scores = [self._score(known) for known in self.tasks]
-        unseen = {known.name: self._score(known) for known in self.unseen}
+        everything = self.config.evaluation.each_stage == "all" or index + 1 == len(self.tasks)
+        scores = [self._score(known) if everything or at == index else None for at, known in enumerate(self.tasks)]
+        unseen = {known.name: self._score(known) if everything else None for known in self.unseen}
         stage = Stage(
             index=index,
             task=task.name,
