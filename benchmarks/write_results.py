@@ -46,6 +46,8 @@ def table(name: str) -> str:
 def tasks(name: str, stream: str) -> str:
     """Scores by task of one stream, as Markdown."""
     part = {key: result for key, result in results(name).items() if result.stream == stream}
+    if not part:
+        raise ValueError(f"results/{name}.json holds no finished cell of {stream}")
     return to_markdown(task_grid(part, "gorp", f"{stream}: score at the end (when just learnt), by task"))
 
 

@@ -65,6 +65,7 @@ def test_mistakes_end_with_2_and_one_line(gorp, config, tmp_path):
         (("run", config, "--model", tmp_path / "nothing"), "cannot be loaded"),
         (("learn", tmp_path, "x.jsonl"), "no run here"),
         (("evaluate", tmp_path), "no run here"),
+        (("evaluate", tmp_path, "--metric", "rouge_l"), "--metric is for the rows of --data"),
         (("demo", "--methods", "gorp,jiont"), "unknown method 'jiont' (did you mean 'joint'?)"),
     ]:
         code, out, err = gorp(*arguments)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from gorp.cli.shared import progress_only
+from gorp.errors import InputError
 
 
 def command(
@@ -17,7 +18,10 @@ def command(
     ] = None,
     split: Annotated[str, typer.Option(help="Rows to score on: test or validation.")] = "test",
     data: Annotated[str | None, typer.Option(help="Score the rows of this file or folder instead.")] = None,
-    metric: Annotated[str, typer.Option(help="How rows of --data are scored: exact_match or rouge_l.")] = "exact_match",
+    metric: Annotated[
+        str | None,
+        typer.Option(help="How rows of --data are scored: exact_match or rouge_l.", show_default="exact_match"),
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="Where the base model is now.", show_default="as in the run")
     ] = None,
@@ -32,12 +36,14 @@ def command(
     from gorp.learner import ContinualLearner
     from gorp.tasks import read_task
 
+    if metric is not None and data is None:
+        raise InputError("--metric is for the rows of --data; the tasks of a run are scored each by its own")
     with progress_only(quiet) as progress:
         learner = ContinualLearner.of_run(run, progress=progress, model=model)
         if data is None:
             scores = learner.evaluate(task or (), split)
         else:
-            other = read_task(data, metric=metric)
+            other = read_task(data, metric=metric or "exact_match")
             rows = [*other.train, *other.validation, *other.test]
             scores = {other.name: learner.score(rows, other.name, other.metric)}
     width = max(map(len, scores), default=0)
