@@ -80,6 +80,29 @@ def test_a_failure_stays_with_its_cell_and_settings_are_chosen_on_validation_row
             Comparison(Experiment.read(file), tmp_path / "out", [setting], only=["seq"])
 
 
+def test_what_is_kept_elsewhere_is_not_run_again(file, tmp_path):
+    experiment = Experiment.read(file)
+    first = Comparison(experiment, tmp_path / "first", only=["seq", "fixed"])
+    first.run(workers=2)
+    kept = read_results(tmp_path / "first" / "results.json")
+    assert len(kept) == 2
+    again = Comparison(experiment, tmp_path / "again", only=["seq", "fixed"], kept=kept)
+    found = {}
+    again.run(
+        on_change=lambda job: pytest.fail(f"{job} was run") if job and job.attempts else None, on_result=found.update
+    )
+    assert found == kept == read_results(tmp_path / "again" / "results.json")
+    other = Comparison(experiment, tmp_path / "other", ["training.epochs=2"], only=["seq", "fixed"], kept=kept)
+    assert len(other.jobs) == 2, "with other settings the grid is tried anew"
+    for change in ({"training.lr": 1e-3}, {"training.lr": 1e-3, "lora.rank": 1}):
+        (fixed,) = [result for result in kept.values() if result.cell == "fixed"]
+        (cell,) = experiment.plan(["fixed"])
+        config = experiment.config(cell, [f"{key}={value}" for key, value in change.items()])
+        assert fixed.was_made_with(config) == (len(change) == 1)
+    gone = fixed.model_copy(update={"config": {**fixed.config, "gone": 1}})
+    assert not gone.was_made_with(experiment.config(cell))
+
+
 def test_killed_with_its_children_it_goes_on(file, tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "gorp", "compare", str(file), "--out", str(out), "--only", "fixed"]

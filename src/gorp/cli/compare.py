@@ -32,7 +32,12 @@ def command(
         str | None, typer.Option(metavar="CELL", help="Compare the others with this cell.", show_default="the file's")
     ] = None,
     keep_in: Annotated[
-        Path | None, typer.Option("--keep", metavar="FILE.json", help="Also add finished cells to this results file.")
+        Path | None,
+        typer.Option(
+            "--keep",
+            metavar="FILE.json",
+            help="Also add finished cells to this results file; what it holds with the same settings is not run again.",
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, of every cell.")
@@ -61,10 +66,9 @@ def command(
 
     declared = Experiment.read(experiment)
     folder = out or Path("runs") / declared.name
-    if keep_in:
-        read_results(keep_in)  # a damaged one is better found now than after the first cell
+    kept = read_results(keep_in) if keep_in else None
     with locked(folder / LOCK, COMPARES):
-        comparison = Comparison(declared, folder, settings or [], _names(only), _names(streams), _numbers(seeds))
+        comparison = Comparison(declared, folder, settings or [], _names(only), _names(streams), _numbers(seeds), kept)
         if keep_in and any(config.evaluation.split != "test" for config in comparison.configs.values()):
             raise InputError("--keep is for results on test rows; evaluation.split is validation")
         if not quiet:

@@ -9,7 +9,7 @@ from typing import Any
 
 from gorp.compare.experiment import Cell, Experiment
 from gorp.compare.fleet import Job, run_jobs
-from gorp.compare.results import Results, Tuning, keep
+from gorp.compare.results import CellResult, Results, Tuning, keep
 from gorp.errors import InputError
 from gorp.run_config import RunConfig
 
@@ -24,6 +24,8 @@ class Comparison:
         folder: where; what an earlier run of the experiment left there is gone on with.
         settings: ``key=value`` overrides of every cell.
         only, streams, seeds: the cells to run, as of `Experiment.plan`.
+        kept: by key, results of runs elsewhere. A cell that is among them with the same settings is not run again, nor
+            is a grid tried that chose the settings of one.
 
     Attributes:
         configs: by the cells' names, how each begins, before its grid has chosen.
@@ -40,21 +42,23 @@ class Comparison:
         only: Sequence[str] = (),
         streams: Sequence[str] = (),
         seeds: Sequence[int] = (),
+        kept: Results | None = None,
     ) -> None:
-        self.experiment, self.folder, self.settings = experiment, folder, tuple(settings)
+        self.experiment, self.folder, self.settings, self._kept = experiment, folder, tuple(settings), kept or {}
         self.cells = experiment.plan(only, streams, seeds)
-        self.tuning_jobs = {
-            name: [self._tuning_job(name, number, choice) for number, choice in enumerate(choices)]
-            for name in dict.fromkeys(cell.name for cell in self.cells)
-            if len(choices := experiment.choices(name)) > 1
-        }
         self.configs = {cell.name: experiment.config(cell, self.settings) for cell in self.cells}
-        gridded = {key for name in self.tuning_jobs for choice in experiment.choices(name) for key in choice}
+        grids = {name: choices for name in self.configs if len(choices := experiment.choices(name)) > 1}
+        gridded = {key for choices in grids.values() for choice in choices for key in choice}
         for setting in self.settings:
             if setting.partition("=")[0] in gridded:
                 raise InputError(
                     f"--set {setting}: is what a grid chooses; give its values there, or leave the grid out"
                 )
+        self.tuning_jobs = {
+            name: [self._tuning_job(name, number, choice) for number, choice in enumerate(choices)]
+            for name, choices in grids.items()
+            if self._kept_tuning(name) is None
+        }
         self.jobs: list[Job] = [job for jobs in self.tuning_jobs.values() for job in jobs]
 
     def run(
@@ -96,6 +100,9 @@ class Comparison:
         """A cell that was run with other settings, its grid having changed since, fails; the others go on."""
         config = self.experiment.config(cell, [*self.settings, *chosen])
         job = Job(cell.key, _named(config, cell), self.folder / "cells" / cell.key)
+        if result := self._kept_result(cell, config):
+            job.state, job.result = "done", result
+            return job
         try:
             job.look()
         except InputError as error:
@@ -119,6 +126,8 @@ class Comparison:
         """
         choices = self.experiment.choices(name)
         if name not in self.tuning_jobs:
+            if len(choices) > 1:
+                return self._kept_tuning(name)
             return Tuning(tried=[(choices[0], None)], chosen=choices[0]) if choices[0] else None
         results = [job.result for job in self.tuning_jobs[name] if job.result is not None]
         if len(results) < len(choices):
@@ -128,6 +137,22 @@ class Comparison:
         if best is None:
             raise InputError(f"cell {name}: no task has validation rows to choose by; raise data.validation_rows")
         return Tuning(tried=list(zip(choices, scores, strict=True)), chosen=choices[scores.index(best)])
+
+    def _kept_result(self, cell: Cell, config: RunConfig) -> CellResult | None:
+        """The kept result of a cell, if it was made with these settings."""
+        result = self._kept.get(cell.key)
+        return result if result is not None and result.was_made_with(config) else None
+
+    def _kept_tuning(self, name: str) -> Tuning | None:
+        """How the settings of kept cells were chosen, if from the grid as it is now."""
+        choices = self.experiment.choices(name)
+        for cell in self.experiment.plan([name]):
+            tuning = self._kept[cell.key].tuning if cell.key in self._kept else None
+            if tuning is not None and [choice for choice, _ in tuning.tried] == choices:
+                config = self.experiment.config(cell, [*self.settings, *_overrides(tuning.chosen)])
+                if self._kept_result(cell, config):
+                    return tuning
+        return None
 
 
 def _named(config: RunConfig, cell: Cell) -> RunConfig:

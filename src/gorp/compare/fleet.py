@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gorp.compare.cell import CELL, RESULT
-from gorp.compare.results import CellResult, read_result
+from gorp.compare.results import FREE, CellResult, read_result
 from gorp.errors import GorpError, InputError
 from gorp.files import write_text_atomically
 from gorp.report.record import RunRecord
@@ -20,8 +20,6 @@ from gorp.run_config import RunConfig
 from gorp.run_setup import first_difference
 
 LOG = "cell.log"
-#: Settings that may change between start and resume of a cell, whose results depend on none of them.
-FREE = ("report_to", "evaluation.batch_size", "training.save_every")
 _POLL_SECONDS = 0.3
 
 

@@ -10,9 +10,15 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from gorp.config import GORPConfig
 from gorp.errors import InputError, first_problem
 from gorp.files import locked, read_json, write_text_atomically
 from gorp.report.record import Matrix, RunRecord
+from gorp.run_config import LoRAConfig, RunConfig, TrainingConfig
+from gorp.run_setup import first_difference
+
+#: Settings that no result depends on.
+FREE = ("report_to", "evaluation.batch_size", "training.save_every")
 
 
 class Tuning(BaseModel):
@@ -94,6 +100,20 @@ class CellResult(BaseModel):
         """Per task its score when it had just been learnt; None throughout where all were learnt at once."""
         return [row[task] for task, row in enumerate(self.matrix)]
 
+    @property
+    def measured_once(self) -> bool:
+        """Whether several tasks were measured after the last stage alone, as where all are learnt at once."""
+        return len(self.matrix) > 1 and all(value is None for row in self.matrix[:-1] for value in row)
+
+    def was_made_with(self, config: RunConfig) -> bool:
+        """Whether a run of ``config`` would give this result: its settings agree in all that results depend on."""
+        try:
+            made_with = RunConfig.from_mapping(self.config)
+        except InputError:  # of another version, with settings that are gone
+            return False
+        asked = RunConfig.from_mapping(without_paths(config.model_dump(mode="json")))
+        return first_difference(_as_read(asked), _as_read(made_with), (*FREE, "name")) is None
+
 
 Results = dict[str, CellResult]
 Content = TypeVar("Content")
@@ -106,6 +126,14 @@ def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
     model, stream = config["model"], config["stream"]
     short = {"model": model and Path(model).name, "stream": stream and stream_name(stream), "data": data}
     return {**config, **short}
+
+
+def _as_read(config: RunConfig) -> RunConfig:
+    """The configuration with defaults in those settings that its method does not read: gorp's, or another's LoRA."""
+    if config.method == "gorp":
+        return config.model_copy(update={"lora": LoRAConfig()})
+    training = config.training.model_copy(update={"full_rank_lr": TrainingConfig().full_rank_lr})
+    return config.model_copy(update={"gorp": GORPConfig(), "training": training})
 
 
 def stream_name(stream: str) -> str:
