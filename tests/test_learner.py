@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -54,6 +55,20 @@ def test_a_stream_fills_the_matrix(tiny_models, tiny_stream, tmp_path, kind, met
     assert (tmp_path / "record.json").read_text() == record.model_dump_json(indent=1) + "\n"
     assert (tmp_path / "gradient_space.safetensors").exists() == (method == "gorp")
     assert not list(tmp_path.glob("task-*/step-*"))
+
+
+def test_a_row_that_does_not_fit_is_found_before_anything_is_learnt(tiny_models, tiny_stream, tmp_path, kind):
+    config = settings(
+        tiny_models, tiny_stream, kind, training={"max_source_length": 64}, evaluation={"each_stage": "new"}
+    )
+    *first, last = TaskStream.from_yaml(tiny_stream, train_rows=12, validation_rows=4)
+    long = replace(last.train[-1], prompt="word " * 100 + last.train[-1].prompt, truncatable=(0, 0))
+    tasks = [*first, replace(last, train=[*last.train[:-1], long])]
+    with pytest.raises(
+        InputError, match=r"task 'act': a prompt takes \d+ tokens .* max_source_length is \d+: raise it"
+    ):
+        run_stream(config, tmp_path, stream=tasks)
+    assert not list(tmp_path.glob("task-*"))
 
 
 @pytest.mark.parametrize("method", ["gorp", "joint"])

@@ -74,7 +74,15 @@ class Encoder:
         return _first_id(tokenizer.eos_token_id)
 
     def check(self, task: Task) -> None:
-        """Raise `InputError` if the model cannot learn a task, for what it is; one that generates can learn any."""
+        """Refuse a task before anything is learnt, and not hours later when its turn comes.
+
+        Raises:
+            InputError: the model cannot learn it, for what it is, or one of its rows does not fit.
+        """
+        try:
+            self.rows([*task.train, *task.validation, *task.test])
+        except InputError as error:
+            raise InputError(f"task {task.name!r}: {error}") from None
 
     def row(self, example: Example) -> Row:
         """The example in token ids; a long prompt is cut where it may be, a long answer at its end."""

@@ -77,16 +77,17 @@ class LabelMatcher(Encoder):
         return tokenizer.pad_token_id
 
     def check(self, task: Task) -> None:
-        """Refuse a task of free answers.
+        """Refuse a task of free answers, too.
 
         Raises:
-            InputError: some of its rows have no options.
+            InputError: some of its rows have no options, or do not fit.
         """
         if not all(row.options for row in (*task.train, *task.validation, *task.test)):
             raise InputError(
                 f"task {task.name!r} has no list of labels, and an encoder can only choose among labels; "
                 "accepted: a task with labels, or a sequence-to-sequence or causal model"
             )
+        super().check(task)
 
     def row(self, example: Example) -> Row:
         """The example in token ids; a long text is cut where it may be.
