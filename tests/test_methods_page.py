@@ -1,12 +1,15 @@
-"""docs/methods.md: it names every method, says the truth about what each is given, and its experiment can be run."""
+"""docs/methods.md names every method and says the truth about what each is given; experiments of the docs can be run."""
 
 import re
 from pathlib import Path
 
+import pytest
+
 from gorp.compare.experiment import Experiment
 from gorp.methods import METHODS, load_method
 
-PAGE = (Path(__file__).parents[1] / "docs" / "methods.md").read_text()
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = (DOCS / "methods.md").read_text()
 
 
 def test_every_method_is_in_the_table_with_what_it_is_given():
@@ -22,10 +25,12 @@ def test_every_method_is_in_the_table_with_what_it_is_given():
         assert given == tuple("yes" if flag else "no" for flag in (method.keeps_old_rows, method.told_task)), name
 
 
-def test_the_experiment_can_be_run(tmp_path):
-    (text,) = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
+@pytest.mark.parametrize("page", ["methods", "choosing"])
+def test_the_experiment_can_be_run(page, tmp_path):
+    (text,) = re.findall(r"```yaml\n(.*?)```", (DOCS / f"{page}.md").read_text(), flags=re.DOTALL)
     (tmp_path / "mine.yaml").write_text(text)
     experiment = Experiment.read(tmp_path / "mine.yaml")
     for cell in experiment.plan():
         config = experiment.config(cell)
+        assert experiment.choices(cell.name)
         load_method(config.method).read_options(config.options)
