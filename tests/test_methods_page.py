@@ -1,4 +1,4 @@
-"""docs/methods.md names every method and says the truth about what each is given; experiments of the docs can be run."""
+"""docs/methods.md names every method and tells the truth about it; the experiments of the docs can be run."""
 
 import re
 from pathlib import Path

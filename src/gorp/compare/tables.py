@@ -104,10 +104,10 @@ def summary_grid(results: Results, against: str, title: str = "") -> Grid:
     """AP, BWT and FWT with 95% intervals, and AP and BWT less those of ``against``, paired, with the test's p.
 
     ``leak`` is the worst of any layer, as a share of what round-off may leave. Where unseen tasks were measured, their
-    mean has a column, too.
+    mean has a column, too; FWT has none where it was not measured.
     """
-    figures = ["AP", "BWT", "FWT"]
-    figures += ["unseen"] if any(run.summary.get("unseen") is not None for run in results.values()) else []
+    measured = {key for run in results.values() for key, value in run.summary.items() if value is not None}
+    figures = ["AP", "BWT", *(key for key in ("FWT", "unseen") if key in measured)]
     rows = [
         (
             entry.name,
