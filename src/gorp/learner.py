@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -198,7 +199,7 @@ class ContinualLearner:
         if not new:
             return
         measured = [] if self.tasks else list(unseen or ())
-        for task in (*new, *measured):
+        for task in (*new, *(replace(task, train=[]) for task in measured)):
             self.encoder.check(task)
         scores = [self._score(task) if self.config.evaluation.each_stage == "all" else None for task in new]
         record = self.record.model_copy(deep=True)

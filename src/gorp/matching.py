@@ -77,7 +77,7 @@ class LabelMatcher(Encoder):
         return tokenizer.pad_token_id
 
     def check(self, task: Task) -> None:
-        """Refuse a task of free answers, too.
+        """Refuse a task of free answers, or with a row that does not fit, before anything is learnt.
 
         Raises:
             InputError: some of its rows have no options, or do not fit.

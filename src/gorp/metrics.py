@@ -50,9 +50,9 @@ def forward_transfer(matrix: Matrix, zero_shot: Row) -> float | None:
 def forgetting(matrix: Matrix) -> float | None:
     """Mean loss against the best a task ever was: ``1/(T-1) sum_{j<T-1} (max_{j<=i<T-1} a[i][j] - a[T-1][j])``.
 
-    The maximum is over the stages measured since the task was learned (Chaudhry et al. 2018); positive where tasks
-    were forgotten, and at least ``-backward_transfer``. ``None`` for fewer than two tasks, or where a task was not
-    measured when it had just been learned. Raises ``ValueError`` if a row has fewer entries than there are rows.
+    The maximum is over the stages since the task was learned (Chaudhry et al. 2018); positive where tasks were
+    forgotten, and at least ``-backward_transfer``. ``None`` for fewer than two tasks, or where a task was not measured
+    after each of these stages. Raises ``ValueError`` if a row has fewer entries than there are rows.
     """
     _check(matrix)
     last = len(matrix) - 1
@@ -68,12 +68,16 @@ def unseen(matrix: Matrix) -> float | None:
     return mean(list(matrix[-1] or ())) if matrix else None
 
 
+def measured_once(matrix: Matrix) -> bool:
+    """Whether no stage of several but the last was measured, as where all tasks are learned at once."""
+    return len(matrix) > 1 and all(value is None for row in matrix[:-1] for value in row or ())
+
+
 def _best(matrix: Matrix, task: int, last: int) -> float | None:
     """Return the highest score of ``task`` from the stage that learned it up to the one before ``last``."""
-    if _entry(matrix, task, task) is None:
-        return None
-    measured = [_entry(matrix, stage, task) for stage in range(task, last)]
-    return max(score for score in measured if score is not None)
+    scores = [_entry(matrix, stage, task) for stage in range(task, last)]
+    measured = [score for score in scores if score is not None]
+    return max(measured) if len(measured) == len(scores) else None
 
 
 def _entry(matrix: Matrix, stage: int, task: int) -> float | None:

@@ -55,7 +55,9 @@ class EvaluationConfig(_Section):
     batch_size: int = Field(64, ge=1)
     split: Literal["test", "validation"] = "test"
     each_stage: Literal["all", "new"] = Field(
-        "all", description="tasks scored after each stage; new: that stage's alone, and all after the last: no FWT"
+        "all",
+        description="tasks scored after each stage; new: that stage's alone, and all after the last one known; "
+        "there is no FWT and no forgetting then",
     )
 
 

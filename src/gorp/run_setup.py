@@ -69,7 +69,7 @@ def settle_config(folder: RunFolder, method: str | None, config: RunConfig | Non
 
 def first_difference(given: RunConfig, saved: RunConfig, free: Sequence[str] = FREE_SETTINGS) -> str | None:
     """``"KEY = SAVED, not GIVEN"``, the first setting that changes what is learnt; None if there is no such."""
-    ours, theirs = (_flat(settings.model_dump(mode="json")) for settings in (given, saved))
+    ours, theirs = (flatten(settings.model_dump(mode="json")) for settings in (given, saved))
     for key in {**theirs, **ours}:
         if key not in free and ours.get(key) != theirs.get(key):
             return f"{key} = {theirs.get(key)!r}, not {ours.get(key)!r}"
@@ -193,8 +193,9 @@ def join_tasks(tasks: Sequence[Task]) -> Task:
     )
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one mapping of dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
     return flat

@@ -91,9 +91,12 @@ def test_what_is_kept_elsewhere_is_not_run_again(file, tmp_path):
     again.run(
         on_change=lambda job: pytest.fail(f"{job} was run") if job and job.attempts else None, on_result=found.update
     )
-    assert found == kept == read_results(tmp_path / "again" / "results.json")
+    assert found == {}, "what was only read is not written back"
+    assert read_results(tmp_path / "again" / "results.json") == kept
     other = Comparison(experiment, tmp_path / "other", ["training.epochs=2"], only=["seq", "fixed"], kept=kept)
     assert len(other.jobs) == 2, "with other settings the grid is tried anew"
+    tuned = experiment.model_copy(update={"tuning": {"data": {"train_rows": 5}}})
+    assert len(Comparison(tuned, tmp_path / "tuned", only=["seq"], kept=kept).jobs) == 2, "or tried otherwise"
     for change in ({"training.lr": 1e-3}, {"training.lr": 1e-3, "lora.rank": 1}):
         (fixed,) = [result for result in kept.values() if result.cell == "fixed"]
         (cell,) = experiment.plan(["fixed"])

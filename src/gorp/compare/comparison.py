@@ -9,7 +9,7 @@ from typing import Any
 
 from gorp.compare.experiment import Cell, Experiment
 from gorp.compare.fleet import Job, run_jobs
-from gorp.compare.results import CellResult, Results, Tuning, keep
+from gorp.compare.results import CellResult, Results, Tuning, digest, keep
 from gorp.errors import InputError
 from gorp.run_config import RunConfig
 
@@ -54,11 +54,14 @@ class Comparison:
                 raise InputError(
                     f"--set {setting}: is what a grid chooses; give its values there, or leave the grid out"
                 )
-        self.tuning_jobs = {
+        tuning_jobs = {
             name: [self._tuning_job(name, number, choice) for number, choice in enumerate(choices)]
             for name, choices in grids.items()
-            if self._kept_tuning(name) is None
         }
+        self._kept_tunings = {
+            name: tuning for name, jobs in tuning_jobs.items() if (tuning := self._kept_tuning(name, jobs))
+        }
+        self.tuning_jobs = {name: jobs for name, jobs in tuning_jobs.items() if name not in self._kept_tunings}
         self.jobs: list[Job] = [job for jobs in self.tuning_jobs.values() for job in jobs]
 
     def run(
@@ -74,16 +77,19 @@ class Comparison:
             workers: processes at a time.
             retries: further attempts of a cell that failed.
             on_change: as of `run_jobs`.
-            on_result: called with every cell as it is finished, or is found finished.
+            on_result: called with every cell as it is finished, or is found finished in the folder.
         """
         run_jobs(self.jobs, workers, retries, on_change)
         tunings = {name: self._tuning(name) for name in dict.fromkeys(cell.name for cell in self.cells)}
 
         def changed(job: Job | None) -> None:
             if job is not None and job.result is not None:
-                found = {job.key: job.result.model_copy(update={"tuning": tunings[job.result.cell]})}
+                is_kept = job.result is self._kept.get(job.key)
+                tuning = job.result.tuning if is_kept else tunings[job.result.cell]
+                found = {job.key: job.result.model_copy(update={"tuning": tuning})}
                 keep(self.folder / RESULTS_FILE, found)
-                on_result(found)
+                if not is_kept:
+                    on_result(found)
             on_change(job)
 
         finals = [
@@ -119,15 +125,17 @@ class Comparison:
         return job
 
     def _tuning(self, name: str) -> Tuning | None:
-        """How the settings of a cell were chosen: by AP, the first of equals; None without a grid, or if a try failed.
+        """How the settings of a cell were chosen: by AP, the first of equals, now or for cells that are kept.
+
+        None without a grid, or if a try failed.
 
         Raises:
             InputError: there were no validation rows to choose by.
         """
         choices = self.experiment.choices(name)
+        if name in self._kept_tunings:
+            return self._kept_tunings[name]
         if name not in self.tuning_jobs:
-            if len(choices) > 1:
-                return self._kept_tuning(name)
             return Tuning(tried=[(choices[0], None)], chosen=choices[0]) if choices[0] else None
         results = [job.result for job in self.tuning_jobs[name] if job.result is not None]
         if len(results) < len(choices):
@@ -136,23 +144,33 @@ class Comparison:
         best = max((score for score in scores if score is not None), default=None)
         if best is None:
             raise InputError(f"cell {name}: no task has validation rows to choose by; raise data.validation_rows")
-        return Tuning(tried=list(zip(choices, scores, strict=True)), chosen=choices[scores.index(best)])
+        tried = list(zip(choices, scores, strict=True))
+        return Tuning(
+            tried=tried, chosen=choices[scores.index(best)], conditions=_conditions(choices, self.tuning_jobs[name])
+        )
 
     def _kept_result(self, cell: Cell, config: RunConfig) -> CellResult | None:
         """The kept result of a cell, if it was made with these settings."""
         result = self._kept.get(cell.key)
         return result if result is not None and result.was_made_with(config) else None
 
-    def _kept_tuning(self, name: str) -> Tuning | None:
-        """How the settings of kept cells were chosen, if from the grid as it is now."""
+    def _kept_tuning(self, name: str, jobs: Sequence[Job]) -> Tuning | None:
+        """How the settings of kept cells were chosen, if by the very runs that would choose now."""
         choices = self.experiment.choices(name)
         for cell in self.experiment.plan([name]):
             tuning = self._kept[cell.key].tuning if cell.key in self._kept else None
-            if tuning is not None and [choice for choice, _ in tuning.tried] == choices:
-                config = self.experiment.config(cell, [*self.settings, *_overrides(tuning.chosen)])
-                if self._kept_result(cell, config):
-                    return tuning
+            if (
+                tuning is not None
+                and [choice for choice, _ in tuning.tried] == choices
+                and tuning.conditions == _conditions(choices, jobs)
+            ):
+                return tuning
         return None
+
+
+def _conditions(choices: Sequence[dict[str, Any]], jobs: Sequence[Job]) -> str:
+    """What a grid was tried under: a digest of all settings but its own."""
+    return digest(jobs[0].config, without=choices[0])
 
 
 def _named(config: RunConfig, cell: Cell) -> RunConfig:

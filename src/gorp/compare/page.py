@@ -102,7 +102,7 @@ def _curves(found: Sequence[Entry]) -> list[tuple[str, list[tuple[str, Markup]]]
 def _line(runs: Sequence[CellResult], task: int, style: int) -> plots.Line:
     histories = [[run.zero_shot[task], *(row[task] for row in run.matrix)] for run in runs]
     values = [metrics.mean(column) for column in zip(*histories, strict=True)]
-    return plots.Line(style, values, level=all(run.measured_once for run in runs))
+    return plots.Line(style, values, level=all(metrics.measured_once(run.matrix) for run in runs))
 
 
 def _tunings(found: Sequence[Entry]) -> list[tuple[str, list[tuple[str, float | None, bool]]]]:

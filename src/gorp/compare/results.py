@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,9 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from gorp.config import GORPConfig
 from gorp.errors import InputError, first_problem
 from gorp.files import locked, read_json, write_text_atomically
+from gorp.methods import METHODS
 from gorp.report.record import Matrix, RunRecord
 from gorp.run_config import LoRAConfig, RunConfig, TrainingConfig
-from gorp.run_setup import first_difference
+from gorp.run_setup import flatten
 
 #: Settings that no result depends on.
 FREE = ("report_to", "evaluation.batch_size", "training.save_every")
@@ -28,12 +31,14 @@ class Tuning(BaseModel):
         tried: per choice its settings (dotted key -> value) and its AP in percent; None where it was the
             only one and was not run.
         chosen: the settings of the best.
+        conditions: a digest of all other settings of the runs that tried them; None where nothing was run.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     tried: list[tuple[dict[str, Any], float | None]]
     chosen: dict[str, Any]
+    conditions: str | None = None
 
 
 class CellResult(BaseModel):
@@ -100,19 +105,16 @@ class CellResult(BaseModel):
         """Per task its score when it had just been learnt; None throughout where all were learnt at once."""
         return [row[task] for task, row in enumerate(self.matrix)]
 
-    @property
-    def measured_once(self) -> bool:
-        """Whether several tasks were measured after the last stage alone, as where all are learnt at once."""
-        return len(self.matrix) > 1 and all(value is None for row in self.matrix[:-1] for value in row)
-
     def was_made_with(self, config: RunConfig) -> bool:
-        """Whether a run of ``config`` would give this result: its settings agree in all that results depend on."""
+        """Whether a run of ``config`` would give this result: its settings agree in all that results depend on.
+
+        Models and data are told by their names alone, and methods are taken to be what they were.
+        """
         try:
             made_with = RunConfig.from_mapping(self.config)
         except InputError:  # of another version, with settings that are gone
             return False
-        asked = RunConfig.from_mapping(without_paths(config.model_dump(mode="json")))
-        return first_difference(_as_read(asked), _as_read(made_with), (*FREE, "name")) is None
+        return digest(config) == digest(made_with)
 
 
 Results = dict[str, CellResult]
@@ -128,12 +130,21 @@ def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, **short}
 
 
-def _as_read(config: RunConfig) -> RunConfig:
-    """The configuration with defaults in those settings that its method does not read: gorp's, or another's LoRA."""
+def _what_is_read(config: RunConfig) -> RunConfig:
+    """The configuration with defaults in what its method does not read, where that is known."""
     if config.method == "gorp":
         return config.model_copy(update={"lora": LoRAConfig()})
+    if not METHODS.get(config.method, "").startswith("gorp.methods."):
+        return config
     training = config.training.model_copy(update={"full_rank_lr": TrainingConfig().full_rank_lr})
     return config.model_copy(update={"gorp": GORPConfig(), "training": training})
+
+
+def digest(config: RunConfig, without: Iterable[str] = ()) -> str:
+    """A short digest of the settings that results depend on, but for those ``without`` (dotted keys)."""
+    settings = flatten(without_paths(_what_is_read(config).model_dump(mode="json")))
+    told = {key: value for key, value in settings.items() if key not in (*FREE, "name", *without)}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def stream_name(stream: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from gorp import metrics
 from gorp.files import write_text_atomically
 from gorp.progress import describe_duration
 from gorp.report import plots, words
@@ -176,7 +177,7 @@ def _view(record: RunRecord, style: int, identity: str) -> RunView:
 
 
 def _rows(record: RunRecord) -> Iterator[Row]:
-    if record.zero_shot:
+    if any(value is not None for value in record.zero_shot):
         yield Row(
             0,
             "before learning",
@@ -211,8 +212,7 @@ def _curves(records: Sequence[RunRecord], styles: Mapping[int, int]) -> list[tup
 def _line(record: RunRecord, task: str, style: int) -> plots.Line:
     position = record.tasks.index(task)
     values = [record.zero_shot_row[position], *(row[position] for row in record.matrix)]
-    stages_measured = sum(any(value is not None for value in row) for row in record.matrix)
-    return plots.Line(style, values, level=stages_measured == 1 and len(record.matrix) > 1)
+    return plots.Line(style, values, level=metrics.measured_once(record.matrix))
 
 
 def _rankings(groups: Sequence[Group]) -> list[tuple[str, str, Markup]]:

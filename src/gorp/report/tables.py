@@ -39,10 +39,13 @@ def matrix_grid(record: RunRecord, compact: bool = False) -> Grid:
     """
     decimals = 0 if compact else 1
     numbers = [str(position + 1) for position in range(len(record.tasks))]
-    rows = [("zero-shot", *(score(value, decimals) for value in record.zero_shot_row))] if record.zero_shot else []
-    rows += [
-        (f"{index + 1} {stage_label(record, index)}", *(score(value, decimals) for value in scores))
-        for index, scores in enumerate(record.matrix)
+    stages = [
+        ("zero-shot", record.zero_shot_row),
+        *((f"{index + 1} {stage_label(record, index)}", scores) for index, scores in enumerate(record.matrix)),
+    ]
+    rows = [
+        (name, *(score(value, decimals) for value in scores))
+        for name, scores in stages
         if any(value is not None for value in scores)
     ]
     changes = changes_since_learnt(record)

@@ -108,14 +108,15 @@ def _learnt(record: RunRecord) -> Finding:
     how_many = f"{done} of {_tasks(planned)}" if done < planned else ("One task" if done == 1 else f"All {done} tasks")
     verb = "is" if done == 1 else "are"
     average = record.summary()["AP"]
+    kind: Literal["news", "warning"] = "news" if record.finished else "warning"
     before = [value for value in record.zero_shot_row[:done] if value is not None]
     if average is None:
-        return Finding("news", f"{how_many} {verb} learnt; not all of them were evaluated at the end.")
+        return Finding(kind, f"{_unfinished(record)}{how_many} {verb} learnt; not all of them were scored since.")
     start = f", from {score(sum(before) / done)} before any learning" if len(before) == done else ""
     mean = "scoring" if done == 1 else "scoring on average"
     by = f" by {scoring([record])}" if record.scored_by else ""
     return Finding(
-        "news" if record.finished else "warning",
+        kind,
         _unfinished(record) + f"{how_many} {verb} learnt, {mean} {score(average)}{by}{start}.",
     )
 
