@@ -9,7 +9,7 @@ from typing import Any
 
 from gorp.compare.experiment import Cell, Experiment
 from gorp.compare.fleet import Job, run_jobs
-from gorp.compare.results import CellResult, Results, Tuning, digest, keep
+from gorp.compare.results import Results, Tuning, digest, keep
 from gorp.errors import InputError
 from gorp.run_config import RunConfig
 
@@ -106,8 +106,9 @@ class Comparison:
         """A cell that was run with other settings, its grid having changed since, fails; the others go on."""
         config = self.experiment.config(cell, [*self.settings, *chosen])
         job = Job(cell.key, _named(config, cell), self.folder / "cells" / cell.key)
-        if result := self._kept_result(cell, config):
-            job.state, job.result = "done", result
+        kept = self._kept.get(cell.key)
+        if kept is not None and kept.was_made_with(config):
+            job.state, job.result = "done", kept
             return job
         try:
             job.look()
@@ -148,11 +149,6 @@ class Comparison:
         return Tuning(
             tried=tried, chosen=choices[scores.index(best)], conditions=_conditions(choices, self.tuning_jobs[name])
         )
-
-    def _kept_result(self, cell: Cell, config: RunConfig) -> CellResult | None:
-        """The kept result of a cell, if it was made with these settings."""
-        result = self._kept.get(cell.key)
-        return result if result is not None and result.was_made_with(config) else None
 
     def _kept_tuning(self, name: str, jobs: Sequence[Job]) -> Tuning | None:
         """How the settings of kept cells were chosen, if by the very runs that would choose now."""

@@ -84,8 +84,8 @@ def scoring(records: Sequence[RunRecord]) -> str:
 
 def stage_label(record: RunRecord, index: int) -> str:
     """The task learnt at stage ``index``; ``"all N tasks"`` where no earlier stage was measured (joint training)."""
-    earlier = [value for row in record.matrix[:index] for value in row if value is not None]
-    return record.tasks[index] if earlier or not index else f"all {index + 1} tasks"
+    at_once = metrics.measured_once(record.matrix[: index + 1])
+    return f"all {index + 1} tasks" if at_once else record.tasks[index]
 
 
 def changes_since_learnt(record: RunRecord) -> list[float | None]:
