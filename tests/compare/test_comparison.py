@@ -97,6 +97,13 @@ def test_what_is_kept_elsewhere_is_not_run_again(file, tmp_path):
     assert len(other.jobs) == 2, "with other settings the grid is tried anew"
     tuned = experiment.model_copy(update={"tuning": {"data": {"train_rows": 5}}})
     assert len(Comparison(tuned, tmp_path / "tuned", only=["seq"], kept=kept).jobs) == 2, "or tried otherwise"
+    grid = {"seq": {**experiment.cells["seq"], "grid": {"training.lr": [1e-4, 1e-3, 1e-2]}}}
+    wider = Experiment.model_validate({**experiment.model_dump(), "cells": {**experiment.cells, **grid}})
+    extended = Comparison(wider, tmp_path / "wider", only=["seq"], kept=kept)
+    assert [job.key for job in extended.jobs] == ['tuning seq {"training.lr": 0.0001}'], "only what is new is tried"
+    extended.run(on_result=found.update)
+    ((_, result),) = found.items()
+    assert [choice["training.lr"] for choice, _ in result.tuning.tried] == [1e-4, 1e-3, 1e-2]
     for change in ({"training.lr": 1e-3}, {"training.lr": 1e-3, "lora.rank": 1}):
         (fixed,) = [result for result in kept.values() if result.cell == "fixed"]
         (cell,) = experiment.plan(["fixed"])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ RESULTS_FILE = "results.json"
 
 
 class Comparison:
-    """An experiment in its folder: ``tuning/CELL/N`` per choice of a grid, ``cells/CELL/STREAM/SEED``, the results.
+    """An experiment in its folder: ``tuning/CELL/CHOICE``, ``cells/CELL/STREAM/SEED``, the results.
 
     Args:
         experiment: what to run.
@@ -25,7 +26,7 @@ class Comparison:
         settings: ``key=value`` overrides of every cell.
         only, streams, seeds: the cells to run, as of `Experiment.plan`.
         kept: by key, results of runs elsewhere. A cell that is among them with the same settings is not run again, nor
-            is a grid tried that chose the settings of one.
+            is a choice of its grid that was tried for one.
 
     Attributes:
         configs: by the cells' names, how each begins, before its grid has chosen.
@@ -54,15 +55,13 @@ class Comparison:
                 raise InputError(
                     f"--set {setting}: is what a grid chooses; give its values there, or leave the grid out"
                 )
-        tuning_jobs = {
-            name: [self._tuning_job(name, number, choice) for number, choice in enumerate(choices)]
-            for name, choices in grids.items()
+        self.tuning_jobs = {
+            name: [self._tuning_job(name, choice) for choice in choices] for name, choices in grids.items()
         }
-        self._kept_tunings = {
-            name: tuning for name, jobs in tuning_jobs.items() if (tuning := self._kept_tuning(name, jobs))
-        }
-        self.tuning_jobs = {name: jobs for name, jobs in tuning_jobs.items() if name not in self._kept_tunings}
-        self.jobs: list[Job] = [job for jobs in self.tuning_jobs.values() for job in jobs]
+        self._kept_scores = {key: score for name in self.tuning_jobs for key, score in self._scores_kept(name)}
+        self.jobs: list[Job] = [
+            job for jobs in self.tuning_jobs.values() for job in jobs if job.key not in self._kept_scores
+        ]
 
     def run(
         self,
@@ -84,18 +83,18 @@ class Comparison:
 
         def changed(job: Job | None) -> None:
             if job is not None and job.result is not None:
-                is_kept = job.result is self._kept.get(job.key)
-                tuning = job.result.tuning if is_kept else tunings[job.result.cell]
-                found = {job.key: job.result.model_copy(update={"tuning": tuning})}
+                tuning, known = tunings[job.result.cell], job.result.tuning
+                told = known if known and not (tuning and tuning.conditions) else tuning
+                found = {job.key: job.result.model_copy(update={"tuning": told})}
                 keep(self.folder / RESULTS_FILE, found)
-                if not is_kept:
+                if found[job.key] != self._kept.get(job.key):
                     on_result(found)
             on_change(job)
 
         finals = [
             self._job(cell, _overrides(tuning.chosen if (tuning := tunings[cell.name]) else {}))
             for cell in self.cells
-            if all(job.state == "done" for job in self.tuning_jobs.get(cell.name, ()))
+            if cell.name not in self.tuning_jobs or tunings[cell.name]
         ]
         self.jobs += finals
         for job in finals:
@@ -116,52 +115,45 @@ class Comparison:
             job.state, job.note = "failed", str(error)
         return job
 
-    def _tuning_job(self, name: str, number: int, choice: dict[str, Any]) -> Job:
+    def _tuning_job(self, name: str, choice: dict[str, Any]) -> Job:
         """On the first stream and seed of the cell in the whole experiment, so that the choice is always the same."""
         cell = self.experiment.plan([name])[0]
-        config = self.experiment.config(cell, [*self.settings, *_overrides(choice)], tuning=True)
-        place = self.folder / "tuning" / name / str(number)
+        overrides = _overrides(choice)
+        config = self.experiment.config(cell, [*self.settings, *overrides], tuning=True)
+        place = self.folder / "tuning" / name / re.sub(r"[^\w.=,+-]+", "_", ",".join(overrides))
         job = Job(f"tuning {name} {json.dumps(choice)}", _named(config, cell), place)
         job.look()
         return job
 
     def _tuning(self, name: str) -> Tuning | None:
-        """How the settings of a cell were chosen: by AP, the first of equals, now or for cells that are kept.
-
-        None without a grid, or if a try failed.
+        """How the settings of a cell were chosen: by AP, the first of equals. None without a grid, or if a try failed.
 
         Raises:
             InputError: there were no validation rows to choose by.
         """
         choices = self.experiment.choices(name)
-        if name in self._kept_tunings:
-            return self._kept_tunings[name]
         if name not in self.tuning_jobs:
             return Tuning(tried=[(choices[0], None)], chosen=choices[0]) if choices[0] else None
-        results = [job.result for job in self.tuning_jobs[name] if job.result is not None]
-        if len(results) < len(choices):
+        scores: dict[str, float | None] = dict(self._kept_scores)
+        scores.update({job.key: job.result.summary["AP"] for job in self.tuning_jobs[name] if job.result is not None})
+        if any(job.key not in scores for job in self.tuning_jobs[name]):
             return None
-        scores = [result.summary["AP"] for result in results]
-        best = max((score for score in scores if score is not None), default=None)
+        tried = [(choice, scores[job.key]) for choice, job in zip(choices, self.tuning_jobs[name], strict=True)]
+        best = max((score for _, score in tried if score is not None), default=None)
         if best is None:
             raise InputError(f"cell {name}: no task has validation rows to choose by; raise data.validation_rows")
-        tried = list(zip(choices, scores, strict=True))
-        return Tuning(
-            tried=tried, chosen=choices[scores.index(best)], conditions=_conditions(choices, self.tuning_jobs[name])
-        )
+        chosen = next(choice for choice, score in tried if score == best)
+        return Tuning(tried=tried, chosen=chosen, conditions=_conditions(choices, self.tuning_jobs[name]))
 
-    def _kept_tuning(self, name: str, jobs: Sequence[Job]) -> Tuning | None:
-        """How the settings of kept cells were chosen, if by the very runs that would choose now."""
-        choices = self.experiment.choices(name)
+    def _scores_kept(self, name: str) -> Iterator[tuple[str, float]]:
+        """By a job's key, what a choice scored when it was tried, in the same way, for a cell that is kept."""
+        choices, jobs = self.experiment.choices(name), self.tuning_jobs[name]
         for cell in self.experiment.plan([name]):
             tuning = self._kept[cell.key].tuning if cell.key in self._kept else None
-            if (
-                tuning is not None
-                and [choice for choice, _ in tuning.tried] == choices
-                and tuning.conditions == _conditions(choices, jobs)
-            ):
-                return tuning
-        return None
+            if tuning is None or tuning.conditions != _conditions(choices, jobs):
+                continue
+            for job, choice in zip(jobs, choices, strict=True):
+                yield from ((job.key, score) for tried, score in tuning.tried if tried == choice and score is not None)
 
 
 def _conditions(choices: Sequence[dict[str, Any]], jobs: Sequence[Job]) -> str:
