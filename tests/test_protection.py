@@ -41,6 +41,19 @@ class Network(nn.Module):
         return torch.tanh(self.shared(torch.tanh(self.shared(x))))
 
 
+#: Settings whose paths through the layers differ.
+FORMS = {
+    **{memory: {"memory": memory} for memory in ("sketch", "first_moment", "features", "weighted_features")},
+    "random": {"projection": "random"},
+    "random, first moment": {"projection": "random", "memory": "first_moment"},
+}
+every_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+three_forms = pytest.mark.parametrize(
+    "form", [FORMS[name] for name in ("sketch", "weighted_features", "random")], ids=["sketch", "inputs", "random"]
+)
+two_forms = pytest.mark.parametrize("form", [FORMS["sketch"], FORMS["random"]], ids=["gradient", "random"])
+
+
 def attached(dtype: torch.dtype = torch.float32, checkpointing: str = "", **settings: object) -> Network:
     model = Network(checkpointing).to(dtype)
     defaults = {"lora_targets": ["query"], "full_rank_targets": ["up", "shared"], "rank": 4, "energy": 0.8}
@@ -94,9 +107,9 @@ def worst_leak(before: dict[str, Tensor], after: dict[str, Tensor], held: dict[s
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("memory", ["sketch", "first_moment", "features", "weighted_features"])
-def test_no_step_and_no_merge_leaks(dtype: torch.dtype, memory: str) -> None:
-    model = attached(dtype, memory=memory)
+@every_form
+def test_no_step_and_no_merge_leaks(dtype: torch.dtype, form: dict[str, object]) -> None:
+    model = attached(dtype, **form)
     optimizer = optimizer_for(model, weight_decay=0.01)
     train(model, optimizer, 0)
     gorp.end_task(model, optimizer, "0")
@@ -112,8 +125,9 @@ def test_no_step_and_no_merge_leaks(dtype: torch.dtype, memory: str) -> None:
         assert min(moved) > 0.01, "a layer that did not move shows nothing"
 
 
-def test_every_column_ever_kept_stays_protected() -> None:
-    model = attached()
+@two_forms
+def test_every_column_ever_kept_stays_protected(form: dict[str, object]) -> None:
+    model = attached(**form)
     optimizer = optimizer_for(model)
     history = [(weights(model), bases(model))]
     for task in range(4):
@@ -171,17 +185,19 @@ def test_the_old_task_is_kept_and_the_new_one_learned() -> None:
     assert drift < 0.05
 
 
+@two_forms
 @pytest.mark.parametrize("checkpointing", ["reentrant", "saved tensors"])
-def test_gradient_checkpointing_changes_nothing(checkpointing: str) -> None:
-    plain, saving = attached(), attached(checkpointing=checkpointing)
+def test_gradient_checkpointing_changes_nothing(checkpointing: str, form: dict[str, object]) -> None:
+    plain, saving = attached(**form), attached(checkpointing=checkpointing, **form)
     for model in (plain, saving):
         train(model, optimizer_for(model), 0)
     for name, weight in weights(plain).items():
         torch.testing.assert_close(weights(saving)[name], weight, rtol=1e-6, atol=1e-7)
 
 
-def test_accumulation_equals_one_large_batch() -> None:
-    whole, parts = attached(torch.float64), attached(torch.float64, accumulation_steps=3)
+@two_forms
+def test_accumulation_equals_one_large_batch(form: dict[str, object]) -> None:
+    whole, parts = attached(torch.float64, **form), attached(torch.float64, accumulation_steps=3, **form)
     optimizers = [optimizer_for(whole), optimizer_for(parts)]
     for step in range(50):
         x, y = batch(0, step, torch.float64)
@@ -192,7 +208,7 @@ def test_accumulation_equals_one_large_batch() -> None:
         nn.utils.clip_grad_norm_([p for p in parts.parameters() if p.requires_grad], 1.0)
         optimizers[1].step()
     for name, weight in weights(whole).items():
-        start = weights(attached(torch.float64))[name]
+        start = weights(attached(torch.float64, **form))[name]
         assert (weights(parts)[name] - weight).norm() <= 1e-5 * (weight - start).norm()
 
 
@@ -204,8 +220,9 @@ def test_a_second_backward_pass_needs_to_be_announced() -> None:
         (model(x) - y).square().mean().backward()
 
 
-def test_gradients_cleared_without_a_step_leave_no_trace() -> None:
-    clean, stumbling = attached(), attached()
+@two_forms
+def test_gradients_cleared_without_a_step_leave_no_trace(form: dict[str, object]) -> None:
+    clean, stumbling = attached(**form), attached(**form)
     optimizers = [optimizer_for(clean), optimizer_for(stumbling)]
     for step in range(12):
         x, y = batch(0, step)
@@ -220,8 +237,9 @@ def test_gradients_cleared_without_a_step_leave_no_trace() -> None:
         assert bases(stumbling)[name].equal(bases(clean)[name])
 
 
-def test_clipping_sees_the_norm_of_what_is_trained() -> None:
-    model = attached()
+@two_forms
+def test_clipping_sees_the_norm_of_what_is_trained(form: dict[str, object]) -> None:
+    model = attached(**form)
     optimizer = optimizer_for(model)
     train(model, optimizer, 0, range(11))  # the next step is no refresh, the one at 20 is
     for step in range(11, 21):
@@ -278,11 +296,11 @@ def _save(model: Network, optimizer: gorp.GORPAdamW) -> io.BytesIO:
     return file
 
 
-@pytest.mark.parametrize("memory", ["sketch", "weighted_features"])
+@three_forms
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("stop", [3, 10, 17])
-def test_resuming_is_bit_for_bit(dtype: torch.dtype, stop: int, memory: str, tmp_path) -> None:
-    model = attached(dtype, memory=memory)
+def test_resuming_is_bit_for_bit(dtype: torch.dtype, stop: int, form: dict[str, object], tmp_path) -> None:
+    model = attached(dtype, **form)
     optimizer = optimizer_for(model)
     train(model, optimizer, 0)
     gorp.end_task(model, optimizer, "0")
@@ -386,9 +404,9 @@ def test_a_full_space_warns() -> None:
     gorp.end_task(model, optimizer, "1")  # and none for layers that were frozen before
 
 
-@pytest.mark.parametrize("memory", ["sketch", "weighted_features"])
-def test_a_model_attaches_to_a_space_with_full_layers(memory: str) -> None:
-    model = attached(max_share=0.05, memory=memory)
+@three_forms
+def test_a_model_attaches_to_a_space_with_full_layers(form: dict[str, object]) -> None:
+    model = attached(max_share=0.05, **form)
     optimizer = optimizer_for(model)
     train(model, optimizer, 0)
     with pytest.warns(UserWarning, match="have room for"):
@@ -398,13 +416,14 @@ def test_a_model_attaches_to_a_space_with_full_layers(memory: str) -> None:
     assert not any(parameter.requires_grad for parameter in again.parameters())
 
 
-def test_the_rank_shrinks_with_what_is_free() -> None:
-    model = attached(max_share=1.0, full_rank_targets=["up"], lora_targets=[])
+@two_forms
+def test_the_rank_shrinks_with_what_is_free(form: dict[str, object]) -> None:
+    model = attached(max_share=1.0, full_rank_targets=["up"], lora_targets=[], **form)
     layer = gorp.learned_layers(model)["up"]
     layer.space.input.basis = torch.eye(HIDDEN)[:, : HIDDEN - 2]
     layer.space.input.energy = torch.ones(HIDDEN - 2)
     layer.restart(1)
-    assert layer.factors()["input"].shape == (2, 2)
+    assert layer.factors()["input"].shape[1] == layer.V.shape[1] == 2  # type: ignore[attr-defined]
     optimizer = optimizer_for(model)
     before, held = weights(model), bases(model)
     train(model, optimizer, 0)
@@ -414,9 +433,10 @@ def test_the_rank_shrinks_with_what_is_free() -> None:
     assert layer.space.frozen
 
 
+@two_forms
 @pytest.mark.parametrize("targets", [{"full_rank_targets": []}, {"lora_targets": []}], ids=["LoRA", "full rank"])
-def test_either_half_works_alone(targets: dict[str, object]) -> None:
-    model = attached(**targets)
+def test_either_half_works_alone(targets: dict[str, object], form: dict[str, object]) -> None:
+    model = attached(**targets, **form)
     optimizer = optimizer_for(model)
     losses = train(model, optimizer, 0, range(60))
     assert losses[-1] < 0.9 * losses[0]

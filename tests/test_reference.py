@@ -8,7 +8,8 @@ import gorp
 from gorp._linalg import rotation, seeded_normal
 from gorp.layers import ProjectedLinear
 from gorp.lora import LoRALayer
-from gorp.reference import ReferenceFullRank, ReferenceLoRA, grown_basis
+from gorp.random_projection import RandomlyProjectedLinear
+from gorp.reference import ReferenceFullRank, ReferenceLoRA, ReferenceRandomFullRank, grown_basis
 from gorp.space import SKETCH_ROWS, sketch
 
 #: Variant and damping.
@@ -89,6 +90,30 @@ def test_full_rank_layer_equals_the_reference(
         gorp.end_task(model, optimizer, str(task))
         weight, basis = reference.weight, reference.end_task(0.8)
         torch.testing.assert_close(layer.space.basis @ layer.space.basis.T, basis @ basis.T, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("passes", [1, 4], ids=["one pass", "accumulated"])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_randomly_projected_layer_equals_the_reference(shape: tuple[int, int], passes: int) -> None:
+    model = OneLayer(*shape)
+    weight = model.layer.weight.detach().clone()
+    config = gorp.GORPConfig(
+        projection="random", full_rank_targets=["layer"], rank=4, energy=0.8, accumulation_steps=passes, max_share=1.0
+    )
+    gorp.attach(model, config)
+    optimizer = gorp.GORPAdamW(gorp.param_groups(model), full_rank_lr=1e-2)
+    layer = gorp.learned_layers(model)["layer"]
+    assert isinstance(layer, RandomlyProjectedLinear)
+    for task in range(TASKS):
+        basis = layer.space.basis
+        assert (basis.shape[1] > 0) == (task > 0)
+        reference = ReferenceRandomFullRank(weight, basis, 1e-2, layer.draw)
+        for x, y in batches(shape, task):
+            reference.step(full_gradient(reference.weight, x, y))
+        train(model, optimizer, task, shape, passes)
+        assert relative(layer.effective_weight() - weight, reference.weight - weight) < 1e-5
+        gorp.end_task(model, optimizer, str(task))
+        weight = reference.weight
 
 
 @pytest.mark.parametrize(("variant", "damping"), FORMS.values(), ids=FORMS.keys())

@@ -17,7 +17,7 @@ from gorp.space import GradientSpace
 from gorp.tasks import TaskStream
 
 
-def settings(tiny_models, tiny_stream, method, kind="causal"):
+def settings(tiny_models, tiny_stream, method, kind="causal", **gorp):
     return RunConfig.from_mapping(
         {
             "method": method,
@@ -25,7 +25,7 @@ def settings(tiny_models, tiny_stream, method, kind="causal"):
             "stream": str(tiny_stream),
             "training": {"epochs": 1, "lr": 0.01, "save_every": 2, "batch_size": 4, "schedule": "linear"},
             "lora": {"rank": 2, "dropout": 0.1},
-            "gorp": {"rank": 2, "refresh_every": 2, "damping": 0.3},
+            "gorp": {"rank": 2, "refresh_every": 2, "damping": 0.3, **gorp},
             "data": {"train_rows": 18, "test_rows": 3, "validation_rows": 4},
         }
     )
@@ -56,9 +56,11 @@ class Fuse:
         return counted
 
 
-@pytest.mark.parametrize("method", ["gorp", "inc-lora", "joint"])
-def test_ended_again_and_again(tiny_models, tiny_stream, tmp_path, monkeypatch, method):
-    config = settings(tiny_models, tiny_stream, method)
+@pytest.mark.parametrize(
+    ("method", "gorp"), [("gorp", {}), ("gorp", {"projection": "random"}), ("inc-lora", {}), ("joint", {})]
+)
+def test_ended_again_and_again(tiny_models, tiny_stream, tmp_path, monkeypatch, method, gorp):
+    config = settings(tiny_models, tiny_stream, method, **gorp)
     colour, animal, act = load_stream(config)
     tasks = TaskStream("two of three", [colour, animal], unseen=[act])
     whole = run_stream(config, tmp_path / "whole", tasks)

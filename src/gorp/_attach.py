@@ -16,9 +16,11 @@ from gorp._rounding import STORABLE
 from gorp._taps import tap
 from gorp.config import GORPConfig
 from gorp.errors import FullSpaceWarning, InputError
-from gorp.layers import LearnedLayer, ProjectedLinear
+from gorp.layers import FullRankLinear, ProjectedLinear
+from gorp.learned_layer import LearnedLayer
 from gorp.lora import ADAPTER, LoRALayer
 from gorp.optimizer import FULL_RANK, LORA, GORPAdamW
+from gorp.random_projection import RandomlyProjectedLinear
 from gorp.space import INPUT, OUTPUT, GradientSpace, LayerSpace, Side
 from gorp.targets import describe_layers, find_layers
 
@@ -64,8 +66,9 @@ def attach(model: Model, config: GORPConfig, space: GradientSpace | None = None)
         if name in lora_names:
             layers[name] = LoRALayer(cast(PeftLinear, module), name, config, kept, index, task)
         else:
-            layers[name] = projected = ProjectedLinear(cast(nn.Linear, module), name, config, kept, index, task)
-            _replace(model, name, projected)
+            form = RandomlyProjectedLinear if config.projection == "random" else ProjectedLinear
+            layers[name] = full_rank = form(cast(nn.Linear, module), name, config, kept, index, task)
+            _replace(model, name, full_rank)
         if config.memory in ("features", "weighted_features") and not kept.frozen:
             _watch_inputs(model.get_submodule(name), layers[name])
         for side, factor in layers[name].factors().items():
@@ -91,7 +94,7 @@ def param_groups(model: nn.Module) -> list[dict[str, Any]]:
     """Parameter groups for :class:`GORPAdamW`: LoRA factors, then full-rank cores; empty ones are left out."""
     layers = learned_layers(model).values()
     lora = [factor for layer in layers if isinstance(layer, LoRALayer) for factor in layer.factors().values()]
-    cores = [layer.core for layer in layers if isinstance(layer, ProjectedLinear)]
+    cores = [layer.core for layer in layers if isinstance(layer, FullRankLinear)]
     groups: list[dict[str, Any]] = [{"params": lora, "kind": LORA}, {"params": cores, "kind": FULL_RANK}]
     return [group for group in groups if group["params"]]
 

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Variant = Literal["exact", "paper"]
+Projection = Literal["gradient", "random"]
 Memory = Literal["sketch", "first_moment", "features", "weighted_features"]
 
 _DEFAULTS: dict[str, dict[str, object]] = {
@@ -48,6 +49,10 @@ class GORPConfig(BaseModel):
     rank: int = Field(8, ge=1, description="rank of LoRA factors and of full-rank projections")
     lora_alpha: int = Field(32, gt=0, description="LoRA scale times rank: W + (alpha / rank) B A")
     lora_dropout: float | None = Field(None, ge=0, lt=1)
+    projection: Projection = Field(
+        "gradient",
+        description="full-rank layers learn U Z V^T, U and V from the gradient, or Z V^T with V drawn at random",
+    )
     refresh_every: int = Field(10, ge=1, description="T, optimizer steps between new full-rank projections")
     energy: float = Field(
         0.95, ge=0, le=1, description="eps, share of the energy of a task's memory that the space must hold; 0: none"
@@ -73,12 +78,24 @@ class GORPConfig(BaseModel):
         if not isinstance(values, dict):
             return values
         defaults = _DEFAULTS.get(str(values.get("variant", "exact")), {})
+        if values.get("projection") == "random":
+            defaults = {**defaults, "memory": "weighted_features"}
         return {**values, **{key: value for key, value in defaults.items() if values.get(key) is None}}
 
     @model_validator(mode="after")
     def _paper_keeps_moments(self) -> GORPConfig:
         if self.variant == "paper" and self.memory != "first_moment":
             raise ValueError(f"memory {self.memory!r} belongs to variant 'exact'; 'paper' accepts 'first_moment'")
+        return self
+
+    @model_validator(mode="after")
+    def _random_needs_inputs(self) -> GORPConfig:
+        if self.projection == "gradient":
+            return self
+        if self.variant == "paper":
+            raise ValueError("projection 'random' belongs to variant 'exact'; 'paper' accepts 'gradient'")
+        if self.full_rank_targets != () and self.memory == "sketch":
+            raise ValueError("projection 'random' forms no gradient to sketch; it accepts every other memory")
         return self
 
     @model_validator(mode="after")

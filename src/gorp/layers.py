@@ -1,8 +1,8 @@
-"""Layers that learn: what the optimizer asks of each, and the full-rank one, W + U Z V^T."""
+"""Full-rank layers, of which a small core learns at a time; in their core form W + U Z V^T."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 
 import torch
 import torch.nn.functional as F
@@ -20,123 +20,17 @@ from gorp._linalg import (
     seeded_normal,
 )
 from gorp._rounding import keep_remainder, read_weight, write_weight
-from gorp._taps import input_rows, tap
+from gorp._taps import tap
 from gorp.config import GORPConfig
+from gorp.learned_layer import LearnedLayer, guarded
 from gorp.space import INPUT, LayerSpace
 
 
-class LearnedLayer(ABC):
-    """A layer under GORP: its trainable factors, and how their gradients and steps stay out of its space.
+class FullRankLinear(nn.Module, LearnedLayer):
+    """Linear layer W x + b all of whose directions may learn within a task, k of them at a time.
 
-    Every factor reads one side of the layer's space: LoRA's A and the core Z the input side, LoRA's B the output
-    side. ``seen[side]`` holds rows (n, width of the side) that the coming step will add to the side's memory:
-    unprojected gradients, or inputs where the memory is ``features`` or ``weighted_features``; ``rows_of_pass`` those
-    inputs of a backward pass that has not reached the factor yet. ``stride``, at most 1, multiplies the layer's steps.
-    """
-
-    name: str
-    config: GORPConfig
-    space: LayerSpace
-    index: int
-    seen: dict[str, Tensor]
-    rows_of_pass: list[Tensor]
-    stride: Tensor | float = 1.0
-
-    @abstractmethod
-    def factors(self) -> dict[str, nn.Parameter]:
-        """The trainable tensors, by the side of the space that they read."""
-
-    @abstractmethod
-    def effective_weight(self) -> Tensor:
-        """The weight (out, in) the layer acts with, in fp32 or wider, factors not merged yet included."""
-
-    @abstractmethod
-    def width_of(self, side: str) -> int:
-        """Width of the memory rows of one side."""
-
-    @abstractmethod
-    def moment_rows(self, side: str, first_moment: Tensor) -> Tensor:
-        """Adam's first moment of the factor on one side, as rows (n, width of the side)."""
-
-    @abstractmethod
-    def project_step(self, side: str, direction: Tensor) -> Tensor:
-        """Adam's direction for the factor on one side, less what the space holds."""
-
-    @abstractmethod
-    def merge(self) -> None:
-        """Fold the factors into the weight; the function of the layer stays the same."""
-
-    @abstractmethod
-    def restart(self, task: int) -> None:
-        """Fresh factors for the task of this index, in place, in what the space leaves free. May freeze the layer."""
-        self.step = 0
-        self.task_seed = (self.config.seed * 1009 + task) * 4093 + self.index
-        self.forget_pending()
-
-    def begin_step(self) -> None:
-        """Called once before the optimizer updates this layer's factors."""
-
-    def set_stride(self, energy: Tensor) -> None:
-        """Before the update: how long this layer's steps are, given how much of what it sees its space leaves free.
-
-        Adam makes full-size steps of a gradient however little protection leaves of it, and along directions that
-        old tasks use, too, if less: a layer that sees little new had better move little.
-
-        Args:
-            energy: (2,), of the rows that the task has shown so far, what is free and what there is; the rows of
-                this step are added in place.
-        """
-        if INPUT in self.seen:
-            rows = self.seen[INPUT]
-            energy += torch.stack([self.space.input.project(rows).square().sum(), rows.square().sum()])
-        free, whole = energy
-        self.stride = torch.where(whole > 0, (free / whole) ** (self.config.damping / 2), 1.0)
-
-    def refresh_at(self, step: int) -> None:
-        """Told the count of steps made in this task, before the next forward pass."""
-        self.step = step
-
-    def forget_pending(self) -> None:
-        """Drop what backward passes left for a step that has been made, or will not be."""
-        self.seen.clear()
-        self.rows_of_pass.clear()
-
-    def forget_if_cleared(self, side: str) -> None:
-        """Before a pass reaches the factor of a side: without a gradient there, the pass is the first of its step."""
-        if self.factors()[side].grad is None:
-            self.seen.pop(side, None)
-
-    def see_inputs(self, delta: Tensor, inputs: Tensor) -> None:
-        """Take down what one use in a backward pass shows of the inputs; delta (..., out), inputs (..., in)."""
-        weighted = self.config.memory == "weighted_features"
-        seed = (self.task_seed * 65537 + self.step) % 2**63
-        self.rows_of_pass.append(input_rows(inputs, delta, weighted, seed))
-
-    def keep_inputs(self, gradient: Tensor) -> None:
-        """Hook on the factor that reads them: the inputs of a whole pass join those of the step's other passes."""
-        self.forget_if_cleared(INPUT)
-        earlier = [self.seen[INPUT]] if INPUT in self.seen else []
-        if self.rows_of_pass:
-            self.seen[INPUT] = torch.cat([*earlier, *self.rows_of_pass])
-            self.rows_of_pass.clear()
-
-    def freeze(self) -> None:
-        """Learn no more, now and in later tasks."""
-        self.space.frozen = True
-        for factor in self.factors().values():
-            factor.requires_grad_(False)
-
-
-class ProjectedLinear(nn.Module, LearnedLayer):
-    r"""Linear layer in core form, y = (W + U Z V^T) x + b, of which only the core Z (k, k) is trained.
-
-    Training Z by autograd and Adam is GORP's project, Adam, lift, since dL/dZ = U^T G V (PAPER.md, step 3). Every
-    ``refresh_every`` steps U (out, k) and V (in, k) are chosen anew from the gradient of that very step, with V
-    orthogonal to the layer's space S, and the old core is merged into W. Choosing happens as soon as a backward
-    pass has reached Z, so that clipping sees the gradient of the new core; merging happens at the step.
-
-    The layer's gradient G (out, in) exists within its own backward pass on a refresh step and nowhere else; only
-    with ``accumulation_steps`` above 1 it is held until the step, to be summed over the passes.
+    Trained is a core Z, which reads V^T x; V (in, k) has orthonormal columns, orthogonal to the layer's space S, so
+    that no step of Z is felt there. Every ``refresh_every`` steps Z is merged into W and V chosen anew.
 
     Args:
         linear: the layer to replace; its weight and bias are taken over and frozen.
@@ -147,9 +41,7 @@ class ProjectedLinear(nn.Module, LearnedLayer):
         task: index of the task that comes first.
     """
 
-    U: Tensor
     V: Tensor
-    start: Tensor
 
     def __init__(
         self, linear: nn.Linear, name: str, config: GORPConfig, space: LayerSpace, index: int, task: int
@@ -161,19 +53,89 @@ class ProjectedLinear(nn.Module, LearnedLayer):
         self.bias = linear.bias
         keep_remainder(self)
         self.core = nn.Parameter(self._zeros(0, 0))
-        for buffer in ("U", "V", "start"):
-            self.register_buffer(buffer, self._zeros(0, 0))
-        self._gradient: Tensor | None = None
-        self._chosen: tuple[Tensor, Tensor, Tensor] | None = None
+        self.register_buffer("V", self._zeros(0, 0))
         self.seen: dict[str, Tensor] = {}
         self.rows_of_pass: list[Tensor] = []
-        self.core.register_hook(self._project_core_gradient)
-        self.core.register_post_accumulate_grad_hook(self._choose_projection)
+        self.prepare()
         self.restart(task)
+
+    def prepare(self) -> None:
+        """Buffers and hooks of the form, once, before the first task."""
+
+    @abstractmethod
+    def lift(self, core_output: Tensor) -> Tensor:
+        """What Z V^T x (..., rows of Z) is at the layer's output, (..., out)."""
+
+    @abstractmethod
+    def change(self) -> Tensor:
+        """What the core adds to the weight, (out, in)."""
 
     def _zeros(self, *shape: int) -> Tensor:
         wide = torch.promote_types(self.weight.dtype, torch.float32)
         return torch.zeros(*shape, dtype=wide, device=self.weight.device)
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.linear(x, self.weight, self.bias)
+        if self.space.frozen:
+            return y
+        core = self.lift(F.linear(F.linear(x.to(self.V.dtype), self.V.mT), self.core))
+        return y + core.to(y.dtype)
+
+    @override
+    def factors(self) -> dict[str, nn.Parameter]:
+        return {INPUT: self.core}
+
+    @override
+    def project_step(self, side: str, direction: Tensor) -> Tensor:
+        return direction
+
+    @override
+    @torch.no_grad()
+    def effective_weight(self) -> Tensor:
+        return read_weight(self) + self.change()
+
+    @override
+    @torch.no_grad()
+    def merge(self) -> None:
+        write_weight(self, self.effective_weight())
+        self.core.zero_()
+
+    def fresh_rank(self) -> int:
+        """k for the task that begins: the rank, or what is free if that is less. At 0 the layer freezes."""
+        free = self.in_features - (self.space.input.rank if self.config.variant == "exact" else 0)
+        k = 0 if self.space.frozen else min(self.config.rank, self.out_features, free)
+        if k == 0:
+            self.freeze()
+        return k
+
+    @override
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.V.shape[1]}"
+
+
+class ProjectedLinear(FullRankLinear):
+    r"""Core form, y = (W + U Z V^T) x + b, with a core Z (k, k).
+
+    Training Z by autograd and Adam is GORP's project, Adam, lift, since dL/dZ = U^T G V (PAPER.md, step 3). At a
+    refresh U (out, k) and V (in, k) are chosen from the gradient of that very step. Choosing happens as soon as a
+    backward pass has reached Z, so that clipping sees the gradient of the new core; merging happens at the step.
+
+    The layer's gradient G (out, in) exists within its own backward pass on a refresh step and nowhere else; only
+    with ``accumulation_steps`` above 1 it is held until the step, to be summed over the passes.
+    """
+
+    U: Tensor
+    start: Tensor
+
+    @override
+    def prepare(self) -> None:
+        for buffer in ("U", "start"):
+            self.register_buffer(buffer, self._zeros(0, 0))
+        self._gradient: Tensor | None = None
+        self._chosen: tuple[Tensor, Tensor, Tensor] | None = None
+        self.core.register_hook(self._project_core_gradient)
+        self.core.register_post_accumulate_grad_hook(self._choose_projection)
 
     @property
     def _exact(self) -> bool:
@@ -182,15 +144,18 @@ class ProjectedLinear(nn.Module, LearnedLayer):
     # forward and backward
 
     @override
+    def lift(self, core_output: Tensor) -> Tensor:
+        return F.linear(core_output, self.U)
+
+    @override
+    def change(self) -> Tensor:
+        return self.U @ self.core @ self.V.mT
+
+    @override
     def forward(self, x: Tensor) -> Tensor:
-        y = F.linear(x, self.weight, self.bias)
-        if self.space.frozen:
-            return y
-        core = F.linear(F.linear(F.linear(x.to(self.V.dtype), self.V.mT), self.core), self.U)
-        y = y + core.to(y.dtype)
-        if self.refresh_due and torch.is_grad_enabled() and self.core.requires_grad:
-            return tap(y, x, self.accumulate_gradient)
-        return y
+        y = super().forward(x)
+        learns = torch.is_grad_enabled() and self.core.requires_grad
+        return tap(y, x, self.accumulate_gradient) if self.refresh_due and learns else y
 
     def accumulate_gradient(self, delta: Tensor, inputs: Tensor) -> None:
         """Add delta^T x of one use of the layer in one backward pass; delta (..., out), inputs (..., in)."""
@@ -255,20 +220,12 @@ class ProjectedLinear(nn.Module, LearnedLayer):
     # what the optimizer asks
 
     @override
-    def factors(self) -> dict[str, nn.Parameter]:
-        return {INPUT: self.core}
-
-    @override
     def width_of(self, side: str) -> int:
         return self.in_features if self._exact else self.core.shape[0]
 
     @override
     def moment_rows(self, side: str, first_moment: Tensor) -> Tensor:
         return first_moment @ self.V.mT if self._exact else first_moment.mT
-
-    @override
-    def project_step(self, side: str, direction: Tensor) -> Tensor:
-        return direction
 
     @override
     def begin_step(self) -> None:
@@ -292,23 +249,9 @@ class ProjectedLinear(nn.Module, LearnedLayer):
 
     @override
     @torch.no_grad()
-    def effective_weight(self) -> Tensor:
-        return read_weight(self) + self.U @ self.core @ self.V.mT
-
-    @override
-    @torch.no_grad()
-    def merge(self) -> None:
-        write_weight(self, self.effective_weight())
-        self.core.zero_()
-
-    @override
-    @torch.no_grad()
     def restart(self, task: int) -> None:
         super().restart(task)
-        free = self.in_features - (self.space.input.rank if self._exact else 0)
-        k = 0 if self.space.frozen else min(self.config.rank, self.out_features, free)
-        if k == 0:
-            self.freeze()
+        k = self.fresh_rank()
         q = min(k + SPARE_COLUMNS, self.in_features, self.out_features)
         self.core.grad = None
         self.core.data = self._zeros(k, k)
@@ -316,15 +259,3 @@ class ProjectedLinear(nn.Module, LearnedLayer):
         self.start = seeded_normal(self.in_features, q, self.task_seed).to(self.U)
         self.refresh_due = True
         self.skipped_refreshes = 0
-
-    @override
-    def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.core.shape[0]}"
-
-
-def guarded(free: Tensor, whole: Tensor, config: GORPConfig) -> Tensor:
-    """A free gradient, or zeros where it is the round-off of a gradient that lies in the space; NaN stays NaN."""
-    if not config.guard:
-        return free
-    signal = torch.linalg.vector_norm(free) >= NOISE * torch.linalg.vector_norm(whole)
-    return free * signal

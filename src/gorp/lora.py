@@ -13,7 +13,7 @@ from typing_extensions import override
 from gorp._linalg import seeded_normal
 from gorp._rounding import keep_remainder, read_weight, write_weight
 from gorp.config import GORPConfig
-from gorp.layers import LearnedLayer, guarded
+from gorp.learned_layer import LearnedLayer, guarded
 from gorp.space import INPUT, OUTPUT, LayerSpace
 
 ADAPTER = "default"

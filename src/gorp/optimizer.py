@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gorp.layers import LearnedLayer
+from gorp.learned_layer import LearnedLayer
 from gorp.space import INPUT, sketch
 
 FULL_RANK = "full_rank"

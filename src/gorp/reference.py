@@ -7,6 +7,8 @@ replaces by training a core; a LoRA layer is two matrices and a loop. Both varia
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -184,6 +186,40 @@ class ReferenceFullRank:
             assert self.adam.m is not None
             return grown_basis(self.basis, self.adam.m.T, share, of_remainder=True)
         return grown_basis(self.basis, self.memory.matrix(), share)
+
+
+class ReferenceRandomFullRank:
+    """W (out, in) learning in random directions: every T steps V anew; W <- W - lr Adam(G V) V^T.
+
+    Args:
+        weight: W at the start of the task.
+        basis: S, (in, s).
+        lr: learning rate.
+        draw: the columns (in, k) that V is made from at a step.
+        refresh_every: T.
+    """
+
+    def __init__(
+        self, weight: Tensor, basis: Tensor, lr: float, draw: Callable[[int], Tensor], refresh_every: int = 10
+    ) -> None:
+        self.weight, self.basis, self.lr, self.draw, self.refresh_every = weight.clone(), basis, lr, draw, refresh_every
+        self.adam = Adam()
+        self.V = weight.new_zeros(weight.shape[1], 0)
+
+    def step(self, gradient: Tensor) -> None:
+        """One step from the gradient G (out, in) of the whole weight."""
+        if self.adam.t % self.refresh_every == 0:
+            self.V = self._free_and_orthonormal(self.draw(self.adam.t))
+        self.weight = self.weight - self.lr * self.adam.direction(gradient @ self.V) @ self.V.T
+
+    def _free_and_orthonormal(self, columns: Tensor) -> Tensor:
+        """Gram and Schmidt's, beginning with S, each column cleared twice."""
+        kept = list(self.basis.T)
+        for column in columns.T:
+            for vector in kept * 2:
+                column = column - vector * (vector @ column)
+            kept.append(column / column.norm())
+        return torch.stack(kept[self.basis.shape[1] :], dim=1)
 
 
 class ReferenceLoRA:
