@@ -57,6 +57,13 @@ def test_seeds_of_a_method_become_one_row_with_a_spread(make_record: MakeRecord)
     assert rows[1][:3] == ("seq-lora", "1", "81.0")
 
 
+def test_what_no_run_measured_has_no_column(make_record: MakeRecord) -> None:
+    record = make_record(2)
+    record.zero_shot = [None, None]
+    assert "FWT" not in comparison_grid(group_runs([record])).header
+    assert "FWT" in comparison_grid(group_runs([record, make_record(2, "seq-lora")])).header
+
+
 def test_runs_of_one_method_that_are_set_up_differently_stay_apart(make_record: MakeRecord) -> None:
     low, high = make_record(name="low"), make_record(name="high")
     high.config = {**high.config, "rank": 64}

@@ -74,15 +74,14 @@ def needs_compact(record: RunRecord) -> bool:
 def comparison_grid(groups: Sequence[Group]) -> Grid:
     """AP, BWT, FWT, forgetting and seconds, a row per method; mean and standard deviation where there are seeds.
 
-    The mean of tasks never learnt is there where any run has such tasks.
+    What no method has is no column: the mean of tasks never learnt, or FWT where each stage scored its own task alone.
     """
-    has_unseen = any(record.unseen_zero_shot for group in groups for record in group.records)
-    keys = [key for key in SUMMARY_KEYS if key != "unseen" or has_unseen]
+    figures = [group.figures for group in groups]
+    keys = [key for key in SUMMARY_KEYS if key == "AP" or any(of_group[key] for of_group in figures)]
     rows = []
-    for group in groups:
-        figures = group.figures
-        cells = [_spread(figures[key], signed=key in ("BWT", "FWT")) for key in keys]
-        rows.append((group.label, str(len(group.records)), *cells, _seconds(figures["seconds"])))
+    for group, of_group in zip(groups, figures, strict=True):
+        cells = [_spread(of_group[key], signed=key in ("BWT", "FWT")) for key in keys]
+        rows.append((group.label, str(len(group.records)), *cells, _seconds(of_group["seconds"])))
     spread = any(len(group.records) > 1 for group in groups)
     title = "mean \N{PLUS-MINUS SIGN} standard deviation over runs" if spread else "comparison"
     return Grid(title, ("method", "runs", *keys, "seconds"), tuple(rows))
