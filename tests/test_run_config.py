@@ -83,3 +83,31 @@ def test_unreadable_files_are_named(tmp_path):
 def test_mistakes_in_overrides_are_named(override, message):
     with pytest.raises(InputError, match=message):
         RunConfig.from_mapping({"seed": 1}, [override])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"variant": "paper", "memory": "sketch"},
+            "memory 'sketch' belongs to variant 'exact'; 'paper' accepts 'first_m",
+        ),
+        (
+            {"variant": "paper", "projection": "random"},
+            "projection 'random' belongs to variant 'exact'; 'paper' accepts",
+        ),
+        (
+            {"projection": "random", "memory": "sketch"},
+            "'random' forms no gradient for memory 'sketch'; it accepts the o",
+        ),
+        ({"memory": "first_moment", "damping": 0.5}, "damping needs a memory that sees rows"),
+    ],
+)
+def test_settings_of_gorp_that_exclude_each_other(settings, message):
+    with pytest.raises(InputError, match=message):
+        RunConfig.from_mapping({"gorp": settings})
+
+
+def test_random_projections_have_a_memory_of_their_own():
+    assert RunConfig.from_mapping({"gorp": {"projection": "random"}}).gorp.memory == "weighted_features"
+    assert RunConfig.from_mapping({"gorp": {}}).gorp.memory == "sketch"

@@ -77,8 +77,9 @@ class GORPConfig(BaseModel):
     def _fill_from_variant(cls, values: object) -> object:
         if not isinstance(values, dict):
             return values
-        defaults = _DEFAULTS.get(str(values.get("variant", "exact")), {})
-        if values.get("projection") == "random":
+        variant = str(values.get("variant", "exact"))
+        defaults = _DEFAULTS.get(variant, {})
+        if variant == "exact" and values.get("projection") == "random":
             defaults = {**defaults, "memory": "weighted_features"}
         return {**values, **{key: value for key, value in defaults.items() if values.get(key) is None}}
 
@@ -95,7 +96,7 @@ class GORPConfig(BaseModel):
         if self.variant == "paper":
             raise ValueError("projection 'random' belongs to variant 'exact'; 'paper' accepts 'gradient'")
         if self.full_rank_targets != () and self.memory == "sketch":
-            raise ValueError("projection 'random' forms no gradient to sketch; it accepts every other memory")
+            raise ValueError("projection 'random' forms no gradient for memory 'sketch'; it accepts the others")
         return self
 
     @model_validator(mode="after")
