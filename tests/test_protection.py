@@ -45,7 +45,6 @@ class Network(nn.Module):
 FORMS = {
     **{memory: {"memory": memory} for memory in ("sketch", "first_moment", "features", "weighted_features")},
     "random": {"projection": "random"},
-    "random, first moment": {"projection": "random", "memory": "first_moment"},
 }
 every_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 three_forms = pytest.mark.parametrize(
@@ -374,6 +373,20 @@ def test_a_task_seen_again_adds_at_most_a_column() -> None:
     again = gorp.end_task(model, optimizer, "0 again")
     assert first["query"] >= 4
     assert again["query"] <= 1
+
+
+@two_forms
+def test_inputs_that_lie_in_the_space_move_nothing(form: dict[str, object]) -> None:
+    targets = {"full_rank_targets": ["query"], "lora_targets": []}
+    model = attached(energy=1.0, max_share=1.0, **targets, **form)
+    optimizer = optimizer_for(model)
+    train(model, optimizer, 0, range(60))
+    gorp.end_task(model, optimizer, "0")
+    before = weights(model)["query"]
+    train(model, optimizer, 0, range(60, 80))
+    assert weights(model)["query"].equal(before), "round-off is no signal"
+    train(model, optimizer, 1)
+    assert not weights(model)["query"].equal(before)
 
 
 @pytest.mark.filterwarnings("ignore::gorp.errors.FullSpaceWarning")

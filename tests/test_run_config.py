@@ -98,8 +98,9 @@ def test_mistakes_in_overrides_are_named(override, message):
         ),
         (
             {"projection": "random", "memory": "sketch"},
-            "'random' forms no gradient for memory 'sketch'; it accepts the o",
+            "'random' forms no gradient for memory 'sketch'; it accepts 'features' and 'weighted_features'",
         ),
+        ({"projection": "random", "memory": "first_moment"}, "forms no gradient for memory 'first_moment'; it accepts"),
         ({"memory": "first_moment", "damping": 0.5}, "damping needs a memory that sees rows"),
     ],
 )

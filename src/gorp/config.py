@@ -36,7 +36,7 @@ class GORPConfig(BaseModel):
     A target is a run of dotted name components that a layer's name must contain: ``SelfAttention.q`` matches
     ``encoder.block.0.layer.0.SelfAttention.q``; ``*`` stands for part of a component. Targets left at None are none
     for :func:`gorp.attach` and the architecture's defaults for the learner; other settings left at None take the
-    default of the variant.
+    default of the variant, the memory beside random projections that of the latter.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -95,8 +95,11 @@ class GORPConfig(BaseModel):
             return self
         if self.variant == "paper":
             raise ValueError("projection 'random' belongs to variant 'exact'; 'paper' accepts 'gradient'")
-        if self.full_rank_targets != () and self.memory == "sketch":
-            raise ValueError("projection 'random' forms no gradient for memory 'sketch'; it accepts the others")
+        if self.full_rank_targets != () and self.memory not in ("features", "weighted_features"):
+            raise ValueError(
+                f"projection 'random' forms no gradient for memory {self.memory!r}; "
+                "it accepts 'features' and 'weighted_features'"
+            )
         return self
 
     @model_validator(mode="after")

@@ -23,12 +23,13 @@ class GORPAdamW(Optimizer):
 
     .. math:: \theta \leftarrow (1 - \eta\lambda)\,\theta - \eta\, a\, \mathrm{Adam}(g P) P
 
-    for LoRA's A (r, in), the mirror image on the output side for B (out, r), and plain AdamW for the core Z (k, k),
+    for LoRA's A (r, in), the mirror image on the output side for B (out, r), and plain AdamW for the core Z,
     whose projection V has P in it already. Gradients arrive projected (hooks do it, so that clipping sees what is
     trained); here the direction is projected once more, for Adam's elementwise division tilts it back (PAPER.md,
-    trap 2). Every ``refresh_every`` steps cores are merged and their projections renewed before the update, with
-    the moments kept, and the unprojected gradient rows of the step join each factor's sketch. The stride a is 1 unless
-    ``damping`` is set: then it is (||X P|| / ||X||) ** damping, with X (n, in) the memory's rows of the task so far.
+    trap 2). Every ``refresh_every`` steps cores are merged and their projections renewed, from the gradient before the
+    update or at random after it, with the moments kept, and the unprojected gradient rows of the step join each
+    factor's sketch. The stride a is 1 unless ``damping`` is set: then it is (||X P|| / ||X||) ** damping, with X
+    (n, in) the memory's rows of the task so far.
 
     A step with a gradient that is not finite changes nothing and is counted in ``skipped_steps``.
 
@@ -139,7 +140,7 @@ class GORPAdamW(Optimizer):
         self._forget_pending()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore moments, sketches, step counts and with them the phase of the refresh."""
+        """Restore moments, sketches, step counts and the phase of the refresh; load the model's state first."""
         super().load_state_dict(state_dict)
         for p, state in self.state.items():
             layer_of(p)[0].refresh_at(int(state["step"]))

@@ -6,18 +6,20 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from gorp._linalg import orthonormalize, project_out, seeded_normal
+from gorp._linalg import NOISE, orthonormalize, project_out, seeded_normal
 from gorp.layers import FullRankLinear
+from gorp.space import INPUT
 
 
 class RandomlyProjectedLinear(FullRankLinear):
     r"""y = (W + Z V^T) x + b, with a core Z (out, k) and V (in, k) drawn at random off the layer's space.
 
     A random projection of the gradient, dL/dZ = G V, as in GoLore (He et al. 2024, Subspace Optimization for Large
-    Language Models with Convergence Guarantees), which shows why: in a small batch the gradient's dominant directions
-    are those of its noise and of what all inputs share. Along the latter x is large, so that Adam's steps of Z,
-    which are of one size in every coordinate, move the layer's output far for nothing (docs/method.md has the
-    measurement). The output side is left whole, as in LoRA, whose A would be V^T held fixed until the next refresh.
+    Language Models with Convergence Guarantees), for in a small batch the gradient's dominant directions are those
+    of its noise. They are also those that all inputs share, along which x is large, so that Adam's steps of Z, of one
+    size in every coordinate, move the layer's output far (measured in docs/method.md). The output side is left whole,
+    as in LoRA, whose A would be V^T held fixed until the next refresh. Adam's moments are kept as they are when V
+    is drawn anew.
     """
 
     @override
@@ -34,7 +36,16 @@ class RandomlyProjectedLinear(FullRankLinear):
 
     @override
     def moment_rows(self, side: str, first_moment: Tensor) -> Tensor:
-        return first_moment @ self.V.mT
+        raise NotImplementedError("a moment in random directions tells nothing of the task's; GORPConfig refuses it")
+
+    @override
+    def project_step(self, side: str, direction: Tensor) -> Tensor:
+        """The direction, or zeros where the inputs lie in the space, so that what V^T x shows is round-off."""
+        if not self.config.guard or INPUT not in self.seen:
+            return direction
+        rows = self.seen[INPUT]
+        signal = torch.linalg.vector_norm(self.space.input.project(rows)) >= NOISE * torch.linalg.vector_norm(rows)
+        return direction * signal
 
     @override
     def refresh_at(self, step: int) -> None:
