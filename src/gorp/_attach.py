@@ -69,7 +69,7 @@ def attach(model: Model, config: GORPConfig, space: GradientSpace | None = None)
             form = RandomlyProjectedLinear if config.projection == "random" else ProjectedLinear
             layers[name] = full_rank = form(cast(nn.Linear, module), name, config, kept, index, task)
             _replace(model, name, full_rank)
-        if config.memory in ("features", "weighted_features") and not kept.frozen:
+        if config.remembers_inputs and not kept.frozen:
             _watch_inputs(model.get_submodule(name), layers[name])
         for side, factor in layers[name].factors().items():
             factor.gorp_owner = (layers[name], side)  # type: ignore[attr-defined]

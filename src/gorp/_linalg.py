@@ -39,6 +39,13 @@ def orthonormalize(columns: Tensor) -> Tensor:
     return q * signs.unsqueeze(-2)
 
 
+def orthonormalize_off(columns: Tensor, basis: Tensor) -> Tensor:
+    """Orthonormal basis of what columns (..., d, k) span off a basis (..., d, s); twice, for round-off's sake."""
+    for _ in range(2):
+        columns = orthonormalize(project_out(columns.mT, basis).mT)
+    return columns
+
+
 def dominant_subspace(matrix: Tensor, start: Tensor, rank: int, rounds: int = ROUNDS) -> tuple[Tensor, Tensor, Tensor]:
     """Approximate top singular subspaces of a matrix by block subspace iteration.
 

@@ -72,6 +72,11 @@ class GORPConfig(BaseModel):
     accumulation_steps: int = Field(1, ge=1, description="backward passes per optimizer step")
     seed: int = Field(0, ge=0)
 
+    @property
+    def remembers_inputs(self) -> bool:
+        """Whether the memory is one of inputs, not of gradients or moments."""
+        return self.memory in ("features", "weighted_features")
+
     @model_validator(mode="before")
     @classmethod
     def _fill_from_variant(cls, values: object) -> object:
@@ -95,7 +100,7 @@ class GORPConfig(BaseModel):
             return self
         if self.variant == "paper":
             raise ValueError("projection 'random' belongs to variant 'exact'; 'paper' accepts 'gradient'")
-        if self.full_rank_targets != () and self.memory not in ("features", "weighted_features"):
+        if self.full_rank_targets != () and not self.remembers_inputs:
             raise ValueError(
                 f"projection 'random' forms no gradient for memory {self.memory!r}; "
                 "it accepts 'features' and 'weighted_features'"

@@ -14,7 +14,7 @@ from gorp._linalg import (
     SPARE_COLUMNS,
     align,
     dominant_subspace,
-    orthonormalize,
+    orthonormalize_off,
     project_out,
     rotation,
     seeded_normal,
@@ -63,6 +63,10 @@ class FullRankLinear(nn.Module, LearnedLayer):
         """Buffers and hooks of the form, once, before the first task."""
 
     @abstractmethod
+    def core_rows(self, k: int) -> int:
+        """Rows of Z where V has k columns."""
+
+    @abstractmethod
     def lift(self, core_output: Tensor) -> Tensor:
         """What Z V^T x (..., rows of Z) is at the layer's output, (..., out)."""
 
@@ -101,13 +105,18 @@ class FullRankLinear(nn.Module, LearnedLayer):
         write_weight(self, self.effective_weight())
         self.core.zero_()
 
-    def fresh_rank(self) -> int:
-        """k for the task that begins: the rank, or what is free if that is less. At 0 the layer freezes."""
+    @override
+    @torch.no_grad()
+    def restart(self, task: int) -> None:
+        """k is the rank, or what is free if that is less; at 0 the layer freezes."""
+        super().restart(task)
         free = self.in_features - (self.space.input.rank if self.config.variant == "exact" else 0)
         k = 0 if self.space.frozen else min(self.config.rank, self.out_features, free)
         if k == 0:
             self.freeze()
-        return k
+        self.core.grad = None
+        self.core.data = self._zeros(self.core_rows(k), k)
+        self.V = self._zeros(self.in_features, k)
 
     @override
     def extra_repr(self) -> str:
@@ -142,6 +151,10 @@ class ProjectedLinear(FullRankLinear):
         return self.config.variant == "exact"
 
     # forward and backward
+
+    @override
+    def core_rows(self, k: int) -> int:
+        return k
 
     @override
     def lift(self, core_output: Tensor) -> Tensor:
@@ -207,9 +220,7 @@ class ProjectedLinear(FullRankLinear):
                 u @ rotation(k, 2 * self.task_seed, u.dtype).to(u),
                 v @ rotation(k, 2 * self.task_seed + 1, v.dtype).to(v),
             )
-        for _ in range(2):
-            v = orthonormalize(project_out(v.mT, basis).mT)
-        return u, v, start
+        return u, orthonormalize_off(v, basis), start
 
     def _project_core_gradient(self, gradient: Tensor) -> Tensor:
         """The paper's P = G' - S S^T G' in core coordinates; in the exact variant V has seen to it."""
@@ -251,11 +262,9 @@ class ProjectedLinear(FullRankLinear):
     @torch.no_grad()
     def restart(self, task: int) -> None:
         super().restart(task)
-        k = self.fresh_rank()
+        k = self.V.shape[1]
         q = min(k + SPARE_COLUMNS, self.in_features, self.out_features)
-        self.core.grad = None
-        self.core.data = self._zeros(k, k)
-        self.U, self.V = self._zeros(self.out_features, k), self._zeros(self.in_features, k)
+        self.U = self._zeros(self.out_features, k)
         self.start = seeded_normal(self.in_features, q, self.task_seed).to(self.U)
         self.refresh_due = True
         self.skipped_refreshes = 0

@@ -80,6 +80,10 @@ class LearnedLayer(ABC):
         free, whole = energy
         self.stride = torch.where(whole > 0, (free / whole) ** (self.config.damping / 2), 1.0)
 
+    def seed_at(self, step: int) -> int:
+        """The seed of what is drawn at a step of this task."""
+        return (self.task_seed * 65537 + step) % 2**63
+
     def refresh_at(self, step: int) -> None:
         """Told the count of steps made in this task, before the next forward pass."""
         self.step = step
@@ -97,8 +101,7 @@ class LearnedLayer(ABC):
     def see_inputs(self, delta: Tensor, inputs: Tensor) -> None:
         """Take down what one use in a backward pass shows of the inputs; delta (..., out), inputs (..., in)."""
         weighted = self.config.memory == "weighted_features"
-        seed = (self.task_seed * 65537 + self.step) % 2**63
-        self.rows_of_pass.append(input_rows(inputs, delta, weighted, seed))
+        self.rows_of_pass.append(input_rows(inputs, delta, weighted, self.seed_at(self.step)))
 
     def keep_inputs(self, gradient: Tensor) -> None:
         """Hook on the factor that reads them: the inputs of a whole pass join those of the step's other passes."""
@@ -117,7 +120,9 @@ class LearnedLayer(ABC):
 
 def guarded(free: Tensor, whole: Tensor, config: GORPConfig) -> Tensor:
     """A free gradient, or zeros where it is the round-off of a gradient that lies in the space; NaN stays NaN."""
-    if not config.guard:
-        return free
-    signal = torch.linalg.vector_norm(free) >= NOISE * torch.linalg.vector_norm(whole)
-    return free * signal
+    return free * is_signal(free, whole) if config.guard else free
+
+
+def is_signal(free: Tensor, whole: Tensor) -> Tensor:
+    """Whether what is free is more than the round-off of the whole, a truth value ()."""
+    return torch.linalg.vector_norm(free) >= NOISE * torch.linalg.vector_norm(whole)

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from gorp._linalg import NOISE, orthonormalize, project_out, seeded_normal
+from gorp._linalg import orthonormalize_off, seeded_normal
 from gorp.layers import FullRankLinear
+from gorp.learned_layer import is_signal
 from gorp.space import INPUT
 
 
@@ -21,6 +22,10 @@ class RandomlyProjectedLinear(FullRankLinear):
     as in LoRA, whose A would be V^T held fixed until the next refresh. Adam's moments are kept as they are when V
     is drawn anew.
     """
+
+    @override
+    def core_rows(self, k: int) -> int:
+        return self.out_features
 
     @override
     def lift(self, core_output: Tensor) -> Tensor:
@@ -44,36 +49,27 @@ class RandomlyProjectedLinear(FullRankLinear):
         if not self.config.guard or INPUT not in self.seen:
             return direction
         rows = self.seen[INPUT]
-        signal = torch.linalg.vector_norm(self.space.input.project(rows)) >= NOISE * torch.linalg.vector_norm(rows)
-        return direction * signal
+        return direction * is_signal(self.space.input.project(rows), rows)
 
     @override
     def refresh_at(self, step: int) -> None:
         super().refresh_at(step)
         if step % self.config.refresh_every == 0:
-            self.refresh()
+            self.merge()
+            self.choose_projection()
 
     def draw(self, step: int) -> Tensor:
         """What V is made from at a step, (in, k): the same for the same task and step, whatever came before."""
-        seed = (self.task_seed * 65537 + step) % 2**63
-        return seeded_normal(self.in_features, self.V.shape[1], seed).to(self.V)
+        return seeded_normal(self.in_features, self.V.shape[1], self.seed_at(step)).to(self.V)
 
     @torch.no_grad()
-    def refresh(self) -> None:
-        """Merge the core, and choose V anew."""
-        self.merge()
-        v, basis = self.draw(self.step), self.space.basis.to(self.V)
-        for _ in range(2):
-            v = orthonormalize(project_out(v.mT, basis).mT)
-        self.V = v.contiguous()
+    def choose_projection(self) -> None:
+        """V for the steps from this one on, the core being zero."""
+        self.V = orthonormalize_off(self.draw(self.step), self.space.basis.to(self.V)).contiguous()
 
     @override
     @torch.no_grad()
     def restart(self, task: int) -> None:
         super().restart(task)
-        k = self.fresh_rank()
-        self.core.grad = None
-        self.core.data = self._zeros(self.out_features, k)
-        self.V = self._zeros(self.in_features, k)
-        if k:
-            self.refresh()
+        if not self.space.frozen:
+            self.choose_projection()

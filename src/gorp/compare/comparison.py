@@ -131,19 +131,18 @@ class Comparison:
         Raises:
             InputError: there were no validation rows to choose by.
         """
-        choices = self.experiment.choices(name)
-        if name not in self.tuning_jobs:
+        choices, jobs = self.experiment.choices(name), self.tuning_jobs.get(name)
+        if jobs is None:
             return Tuning(tried=[(choices[0], None)], chosen=choices[0]) if choices[0] else None
-        scores: dict[str, float | None] = dict(self._kept_scores)
-        scores.update({job.key: job.result.summary["AP"] for job in self.tuning_jobs[name] if job.result is not None})
-        if any(job.key not in scores for job in self.tuning_jobs[name]):
+        scores = {**self._kept_scores, **{job.key: job.result.summary["AP"] for job in jobs if job.result is not None}}
+        if any(job.key not in scores for job in jobs):
             return None
-        tried = [(choice, scores[job.key]) for choice, job in zip(choices, self.tuning_jobs[name], strict=True)]
+        tried = [(choice, scores[job.key]) for choice, job in zip(choices, jobs, strict=True)]
         best = max((score for _, score in tried if score is not None), default=None)
         if best is None:
             raise InputError(f"cell {name}: no task has validation rows to choose by; raise data.validation_rows")
         chosen = next(choice for choice, score in tried if score == best)
-        return Tuning(tried=tried, chosen=chosen, conditions=_conditions(choices, self.tuning_jobs[name]))
+        return Tuning(tried=tried, chosen=chosen, conditions=_conditions(choices, jobs))
 
     def _scores_kept(self, name: str) -> Iterator[tuple[str, float]]:
         """By a job's key, what a choice scored when it was tried, in the same way, for a cell that is kept."""
