@@ -12,12 +12,11 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from gorp.config import GORPConfig
 from gorp.errors import InputError, first_problem
 from gorp.files import locked, read_json, write_text_atomically
 from gorp.methods import METHODS
 from gorp.report.record import Matrix, RunRecord
-from gorp.run_config import LoRAConfig, RunConfig, TrainingConfig
+from gorp.run_config import RunConfig
 from gorp.run_setup import flatten
 
 #: Settings that no result depends on.
@@ -130,20 +129,21 @@ def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, **short}
 
 
-def _what_is_read(config: RunConfig) -> RunConfig:
-    """The configuration with defaults in what its method does not read, where that is known."""
+def _not_read(config: RunConfig) -> tuple[str, ...]:
+    """Sections and settings that the method does not read, where that is known."""
     if config.method == "gorp":
-        return config.model_copy(update={"lora": LoRAConfig()})
-    if not METHODS.get(config.method, "").startswith("gorp.methods."):
-        return config
-    training = config.training.model_copy(update={"full_rank_lr": TrainingConfig().full_rank_lr})
-    return config.model_copy(update={"gorp": GORPConfig(), "training": training})
+        return ("lora",)
+    return ("gorp", "training.full_rank_lr") if METHODS.get(config.method, "").startswith("gorp.methods.") else ()
 
 
 def digest(config: RunConfig, without: Iterable[str] = ()) -> str:
-    """A short digest of the settings that results depend on, but for those ``without`` (dotted keys)."""
-    settings = flatten(without_paths(_what_is_read(config).model_dump(mode="json")))
-    told = {key: value for key, value in settings.items() if key not in (*FREE, "name", *without)}
+    """A short digest of the settings that results depend on, but for those ``without`` (dotted keys or sections).
+
+    What a method does not read is no part of it, so that a setting added there makes no difference.
+    """
+    settings = flatten(without_paths(config.model_dump(mode="json")))
+    unused = {*FREE, "name", *without, *_not_read(config)}
+    told = {key: value for key, value in settings.items() if key not in unused and key.partition(".")[0] not in unused}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
