@@ -378,7 +378,7 @@ def test_a_task_seen_again_adds_at_most_a_column() -> None:
 @two_forms
 def test_inputs_that_lie_in_the_space_move_nothing(form: dict[str, object]) -> None:
     targets = {"full_rank_targets": ["query"], "lora_targets": []}
-    model = attached(energy=1.0, max_share=1.0, **targets, **form)
+    model = attached(energy=1 - 1e-12, max_share=1.0, **targets, **form)
     optimizer = optimizer_for(model)
     train(model, optimizer, 0, range(60))
     gorp.end_task(model, optimizer, "0")

@@ -5,14 +5,22 @@ Everything computes in the dtype it is given; callers pass fp32 or wider.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from gorp._outer_products import OuterProducts
 
 SPARE_COLUMNS = 16
 """Columns the block iteration carries beyond the rank it is asked for (24 in all at rank 8)."""
 
 ROUNDS = 3
 """Rounds of block subspace iteration; from a warm start they catch 99.7% of the exact top-8 energy."""
+
+PROBES = 8
+"""Random columns by which the norm of a matrix is estimated that is not formed."""
 
 NOISE = 1e-5
 """A free gradient below this share of the whole gradient is round-off, not signal."""
@@ -41,34 +49,57 @@ def orthonormalize(columns: Tensor) -> Tensor:
 
 def orthonormalize_off(columns: Tensor, basis: Tensor) -> Tensor:
     """Orthonormal basis of what columns (..., d, k) span off a basis (..., d, s); twice, for round-off's sake."""
+    if basis.shape[-1] == 0:
+        return orthonormalize(columns)
     for _ in range(2):
         columns = orthonormalize(project_out(columns.mT, basis).mT)
     return columns
 
 
-def dominant_subspace(matrix: Tensor, start: Tensor, rank: int, rounds: int = ROUNDS) -> tuple[Tensor, Tensor, Tensor]:
-    """Approximate top singular subspaces of a matrix by block subspace iteration.
+def dominant_subspace(
+    matrix: Tensor | OuterProducts, start: Tensor, rank: int, basis: Tensor | None = None, rounds: int = ROUNDS
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Approximate top singular subspaces of a matrix, or of matrix (I - S S^T), by block subspace iteration.
 
     Args:
-        matrix: (..., out, in), finite.
+        matrix: (..., out, in), finite; only its products with blocks of q columns are asked for.
         start: (..., in, q), q >= rank; any block of full rank, best the one the last call returned.
         rank: how many dominant directions to reduce to.
+        basis: S, (..., in, s), orthonormal columns; None for none.
         rounds: passes over the matrix; each multiplies by it once from either side.
 
     Returns:
         U (..., out, rank) and V (..., in, rank), the leading singular vectors within the block, signed so that
         the largest entry of each column of V is positive, and the whole block (..., in, q) to start from next time.
     """
-    block = start
+    held = start.new_zeros(*start.shape[:-1], 0) if basis is None else basis
+    block = project_out(start.mT, held).mT
     for _ in range(rounds):
         left = orthonormalize(matrix @ block)  # (..., out, q)
-        block = orthonormalize(matrix.mT @ left)  # (..., in, q)
+        block = orthonormalize_off(matrix.mT @ left, held)  # (..., in, q)
     left = orthonormalize(matrix @ block)
-    u, _, vh = torch.linalg.svd(left.mT @ matrix, full_matrices=False)  # of (..., q, in)
+    rows = project_out(project_out((matrix.mT @ left).mT, held), held)  # (..., q, in)
+    u, _, vh = torch.linalg.svd(rows, full_matrices=False)
     u, v = left @ u, vh.mT
     signs = v.gather(-2, v.abs().argmax(dim=-2, keepdim=True)).sign()
     u, v = u * signs, v * signs
     return u[..., :rank], v[..., :rank], v
+
+
+def free_and_whole_norm(matrix: Tensor | OuterProducts, basis: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """||matrix (I - S S^T)|| and ||matrix||, Frobenius norms () as a few random columns estimate them.
+
+    Good to a factor of two or so, and to the last bit on whether the matrix is zero or not finite.
+
+    Args:
+        matrix: (out, in).
+        basis: S, (in, s), orthonormal columns.
+        seed: of the columns.
+    """
+    probes = seeded_normal(basis.shape[0], PROBES, seed).to(basis) / PROBES**0.5
+    free = project_out(project_out(probes.mT, basis), basis).mT
+    seen = matrix @ torch.cat([free, probes], dim=1)  # (out, 2 PROBES)
+    return torch.linalg.vector_norm(seen[:, :PROBES]), torch.linalg.vector_norm(seen[:, PROBES:])
 
 
 def align(new: Tensor, old: Tensor) -> Tensor:

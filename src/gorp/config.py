@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Variant = Literal["exact", "paper"]
 Projection = Literal["gradient", "random"]
+RefreshFrom = Literal["cheapest", "activations", "weight_gradient"]
 Memory = Literal["sketch", "first_moment", "features", "weighted_features"]
 
 _DEFAULTS: dict[str, dict[str, object]] = {
@@ -54,6 +55,10 @@ class GORPConfig(BaseModel):
         description="full-rank layers learn U Z V^T, U and V from the gradient, or Z V^T with V drawn at random",
     )
     refresh_every: int = Field(10, ge=1, description="T, optimizer steps between new full-rank projections")
+    refresh_from: RefreshFrom = Field(
+        "cheapest",
+        description="new directions come of a layer's inputs and output gradients, or of its weight's gradient, formed",
+    )
     energy: float = Field(
         0.95, ge=0, le=1, description="eps, share of the energy of a task's memory that the space must hold; 0: none"
     )

@@ -11,14 +11,17 @@ from typing_extensions import override
 
 from gorp._linalg import (
     NOISE,
+    PROBES,
+    ROUNDS,
     SPARE_COLUMNS,
     align,
     dominant_subspace,
+    free_and_whole_norm,
     orthonormalize_off,
-    project_out,
     rotation,
     seeded_normal,
 )
+from gorp._outer_products import OuterProducts
 from gorp._rounding import keep_remainder, read_weight, write_weight
 from gorp._taps import tap
 from gorp.config import GORPConfig
@@ -130,8 +133,10 @@ class ProjectedLinear(FullRankLinear):
     refresh U (out, k) and V (in, k) are chosen from the gradient of that very step. Choosing happens as soon as a
     backward pass has reached Z, so that clipping sees the gradient of the new core; merging happens at the step.
 
-    The layer's gradient G (out, in) exists within its own backward pass on a refresh step and nowhere else; only
-    with ``accumulation_steps`` above 1 it is held until the step, to be summed over the passes.
+    A refresh needs a few thin products with the layer's gradient G (out, in), not G. They are taken of the inputs and
+    of the gradient at the output, which the backward pass holds anyway; where forming G first is the cheaper way, it
+    exists within the layer's own backward pass and nowhere else. With ``accumulation_steps`` above 1 what the passes
+    of a refresh step showed is held until the step, in the form that is smaller.
     """
 
     U: Tensor
@@ -141,7 +146,7 @@ class ProjectedLinear(FullRankLinear):
     def prepare(self) -> None:
         for buffer in ("U", "start"):
             self.register_buffer(buffer, self._zeros(0, 0))
-        self._gradient: Tensor | None = None
+        self._gradient: Tensor | OuterProducts | None = None
         self._chosen: tuple[Tensor, Tensor, Tensor] | None = None
         self.core.register_hook(self._project_core_gradient)
         self.core.register_post_accumulate_grad_hook(self._choose_projection)
@@ -179,9 +184,20 @@ class ProjectedLinear(FullRankLinear):
                 f"{self.name}: a second backward pass before optimizer.step(); "
                 "set accumulation_steps in GORPConfig to the number of passes per step"
             )
-        wide = self.core.dtype
-        gradient = delta.reshape(-1, self.out_features).to(wide).mT @ inputs.reshape(-1, self.in_features).to(wide)
-        self._gradient = gradient if self._gradient is None else self._gradient + gradient
+        parts = (delta.detach().reshape(-1, self.out_features), inputs.detach().reshape(-1, self.in_features))
+        use = OuterProducts([parts])
+        gradient = use if self._gradient is None else self._gradient + use
+        if isinstance(gradient, OuterProducts) and not self._stays_in_parts(gradient):
+            gradient = gradient.formed(self.core.dtype)
+        self._gradient = gradient
+
+    def _stays_in_parts(self, gradient: OuterProducts) -> bool:
+        """Whether G is best left as delta and x until the projection is chosen."""
+        if self.config.refresh_from != "cheapest":
+            return self.config.refresh_from == "activations"
+        if self.config.accumulation_steps > 1:
+            return gradient.nbytes <= self.weight.numel() * self.core.element_size()
+        return gradient.is_cheaper((2 * ROUNDS + 2) * self.start.shape[1] + 2 * PROBES)
 
     @torch.no_grad()
     def _choose_projection(self, core: Tensor) -> None:
@@ -191,26 +207,24 @@ class ProjectedLinear(FullRankLinear):
         gradient = self._gradient
         self._chosen = self._projection_of(gradient)
         u, v, _ = self._chosen
-        rows = u.mT @ gradient  # (k, in)
+        rows = (gradient.mT @ u).mT  # (k, in)
         core.grad = self._project_core_gradient(rows @ v)
         if self.config.memory == "sketch":
             self.seen[INPUT] = rows
         if self.config.accumulation_steps == 1:
             self._gradient = None
 
-    def _projection_of(self, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _projection_of(self, gradient: Tensor | OuterProducts) -> tuple[Tensor, Tensor, Tensor]:
         """U, V and the next start block for a gradient G (out, in); the present ones where G has nothing to say."""
         present = (self.U, self.V, self.start)
-        basis = self.space.basis.to(gradient)
-        free = project_out(gradient, basis) if self._exact else gradient
-        size = float(torch.linalg.vector_norm(gradient))
-        room = float(torch.linalg.vector_norm(free))
-        is_noise = bool(self.config.guard) and room < NOISE * size
-        if not (size > 0 and size < float("inf")) or is_noise:
+        basis = self.space.basis.to(self.start) if self._exact else self.start[:, :0]
+        room, size = map(float, free_and_whole_norm(gradient, basis, self.seed_at(self.step)))
+        is_noise = self.config.guard and room < NOISE * size
+        if not 0 < size < float("inf") or is_noise:
             self.skipped_refreshes += 1
             return present
         k = self.core.shape[0]
-        u, v, start = dominant_subspace(free, self.start, k)
+        u, v, start = dominant_subspace(gradient, self.start, k, basis)
         if not self._exact:
             return u, v, start
         if bool(self.U.any()):

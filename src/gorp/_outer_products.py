@@ -1,0 +1,72 @@
+"""A weight's gradient as it arises, delta^T x, for all who only need its products with a few columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+CHUNK = 1024
+"""Rows of a panel of another dtype that are brought to the block's at a time."""
+
+
+class OuterProducts:
+    r"""G = sum_i delta_i^T x_i over the uses i of a layer, (out, in), of which only thin products are formed.
+
+    Stands in for the matrix in ``G @ block``, ``G.mT @ block`` and sums. A product costs n (out + in) operations a
+    column, n being the tokens, in place of out in; the panels are tensors that the backward pass holds anyway.
+
+    Args:
+        panels: per use delta (n, out) and x (n, in), of any dtype; products have the block's.
+    """
+
+    def __init__(self, panels: Sequence[tuple[Tensor, Tensor]]) -> None:
+        self.panels = tuple(panels)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in)."""
+        left, right = self.panels[0]
+        return left.shape[1], right.shape[1]
+
+    @property
+    def mT(self) -> OuterProducts:
+        """G^T."""
+        return OuterProducts([(right, left) for left, right in self.panels])
+
+    def __matmul__(self, block: Tensor) -> Tensor:
+        """G block, (out, q), for a block (in, q)."""
+        product = block.new_zeros(self.shape[0], block.shape[1])
+        for left, right in self._chunks(block.dtype):
+            product.addmm_(left.mT, right @ block)
+        return product
+
+    def __add__(self, other: OuterProducts) -> OuterProducts:
+        return OuterProducts(self.panels + other.panels)
+
+    def __radd__(self, matrix: Tensor) -> Tensor:
+        return matrix + self.formed(matrix.dtype)
+
+    def formed(self, dtype: torch.dtype) -> Tensor:
+        """G itself, (out, in)."""
+        matrix = self.panels[0][0].new_zeros(self.shape, dtype=dtype)
+        for left, right in self._chunks(dtype):
+            matrix.addmm_(left.mT, right)
+        return matrix
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the panels."""
+        return sum(panel.nbytes for use in self.panels for panel in use)
+
+    def is_cheaper(self, columns: int) -> bool:
+        """Whether so many columns, in all products, take fewer operations this way than with G formed first."""
+        (out, width), tokens = self.shape, sum(left.shape[0] for left, _ in self.panels)
+        return tokens * (out + width) * columns < out * width * (tokens + columns)
+
+    def _chunks(self, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
+        for left, right in self.panels:
+            rows = left.shape[0] if left.dtype is right.dtype is dtype else CHUNK
+            for part in zip(left.split(max(rows, 1)), right.split(max(rows, 1)), strict=True):
+                yield part[0].to(dtype), part[1].to(dtype)

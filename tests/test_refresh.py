@@ -1,0 +1,209 @@
+"""New directions from inputs and output gradients, held to the weight's gradient formed whole."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import gorp
+from gorp._linalg import (
+    dominant_subspace,
+    free_and_whole_norm,
+    orthonormalize,
+    project_out,
+    seeded_normal,
+)
+from gorp._outer_products import CHUNK, OuterProducts
+from gorp.layers import ProjectedLinear
+
+WIDTH, TOKENS, STEPS = 48, 24, 50
+
+
+def outer(tokens: int = 30, out: int = 20, width: int = 40, uses: int = 2, decay: float = 0.8) -> OuterProducts:
+    scale = decay ** torch.arange(width, dtype=torch.float64)
+    return OuterProducts([
+        (seeded_normal(tokens, out, i, torch.float64), seeded_normal(tokens, width, 10 + i, torch.float64) * scale)
+        for i in range(uses)
+    ])  # fmt: skip
+
+
+def dense(products: OuterProducts) -> Tensor:
+    return sum(left.double().T @ right.double() for left, right in products.panels)
+
+
+@pytest.mark.parametrize("tokens", [30, CHUNK + 5], ids=["one chunk", "two chunks"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=["fp64", "bf16"])
+def test_outer_products_stand_in_for_their_matrix(tokens: int, dtype: torch.dtype) -> None:
+    products = OuterProducts([(left.to(dtype), right.to(dtype)) for left, right in outer(tokens).panels])
+    matrix = dense(products)
+    block, left_block = seeded_normal(40, 5, 3, torch.float64), seeded_normal(20, 5, 4, torch.float64)
+    torch.testing.assert_close(products @ block, matrix @ block)
+    torch.testing.assert_close(products.mT @ left_block, matrix.T @ left_block)
+    torch.testing.assert_close(products.formed(torch.float64), matrix)
+    torch.testing.assert_close((products + products) @ block, 2 * matrix @ block)
+    torch.testing.assert_close(matrix + products, 2 * matrix)
+    assert products.shape == tuple(matrix.shape)
+    assert products.nbytes == 2 * tokens * 60 * dtype.itemsize
+
+
+def test_the_cheaper_way_is_told_by_its_operations() -> None:
+    few, many = outer(tokens=4, out=300, width=400, uses=1), outer(tokens=4000, out=300, width=400, uses=1)
+    assert few.is_cheaper(200)
+    assert not many.is_cheaper(200)
+    assert many.is_cheaper(20)
+    tie = outer(tokens=7, out=10, width=20, uses=1)  # 7 x 30 c < 200 (7 + c): c < 140
+    assert tie.is_cheaper(139)
+    assert not tie.is_cheaper(140)
+
+
+@pytest.mark.parametrize("share", [1.0, 1e-4], ids=["much free", "little free"])
+def test_directions_off_a_space_are_those_of_the_free_matrix(share: float) -> None:
+    """Also where nearly all of the gradient lies in the space, and its round-off is no smaller than what is sought."""
+    basis = orthonormalize(seeded_normal(40, 12, 5, torch.float64))
+    inside = seeded_normal(30, 12, 6, torch.float64) @ basis.T
+    ((delta, x),) = outer(uses=1).panels
+    products = OuterProducts([(delta.float(), (share * project_out(x, basis) + inside).float())])
+    free = project_out(dense(products), basis)
+    u, v, start = dominant_subspace(products, seeded_normal(40, 16, 7), 6, basis.float())
+    assert (v.double().T @ basis).norm() < 1e-5
+    assert (u.double().T @ free @ v.double()).square().sum() > 0.999 * torch.linalg.svdvals(free)[:6].square().sum()
+    assert start.shape == (40, 16)
+    room, size = free_and_whole_norm(products, basis.float(), seed=0)
+    assert 0.5 < room / free.norm() < 2
+    assert 0.5 < size / dense(products).norm() < 2
+
+
+def test_norms_tell_nothing_and_nonsense() -> None:
+    nothing, basis = OuterProducts([(torch.zeros(3, 4), torch.ones(3, 5))]), torch.eye(5)[:, :2]
+    assert [float(norm) for norm in free_and_whole_norm(nothing, basis, 0)] == [0, 0]
+    for value in (float("nan"), float("inf")):
+        left = torch.ones(3, 4)
+        left[1, 2] = value
+        _, size = free_and_whole_norm(OuterProducts([(left, torch.ones(3, 5))]), basis, 0)
+        assert not torch.isfinite(size)
+    inside = OuterProducts([(torch.randn(3, 4), torch.randn(3, 2) @ basis.T)])
+    room, size = free_and_whole_norm(inside, basis, 0)
+    assert room < 1e-6 * size
+
+
+class Network(nn.Module):
+    """Two full-rank layers, the second one used twice."""
+
+    def __init__(self, checkpointing: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.up, self.shared, self.head = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 6)
+        self.checkpointing = checkpointing
+
+    def body(self, x: Tensor) -> Tensor:
+        return self.shared(torch.tanh(self.shared(torch.tanh(self.up(x)))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = checkpoint(self.body, x, use_reentrant=False) if self.checkpointing else self.body(x)
+        return self.head(torch.tanh(inner))
+
+
+def attached(
+    refresh_from: str, checkpointing: bool = False, dtype: torch.dtype = torch.float32, **settings: object
+) -> Network:
+    model = Network(checkpointing).to(dtype)
+    targets = {"full_rank_targets": ["up", "shared"], "rank": 4, "energy": 0.8, "refresh_from": refresh_from}
+    return gorp.attach(model, gorp.GORPConfig.model_validate(targets | settings))
+
+
+def data(task: int, step: int) -> tuple[Tensor, Tensor]:
+    x = seeded_normal(TOKENS, 8, 500 * task + step) @ seeded_normal(8, WIDTH, 1000 + task)
+    return x, torch.tanh(x @ seeded_normal(WIDTH, 6, 2000) / WIDTH**0.5)
+
+
+def losses(model: Network, tasks: int = 1, passes: int = 1, autocast: bool = False) -> list[float]:
+    """Of every pass; five refreshes a task."""
+    optimizer = gorp.GORPAdamW(gorp.param_groups(model), full_rank_lr=1e-2)
+    told = []
+    for task in range(tasks):
+        for step in range(STEPS):
+            x, y = (part.to(model.head.weight.dtype) for part in data(task, step))
+            optimizer.zero_grad()
+            for part_x, part_y in zip(x.chunk(passes), y.chunk(passes), strict=True):
+                with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                    loss = (model(part_x) - part_y).square().mean() / passes
+                loss.backward()
+                told.append(loss.item())
+            optimizer.step()
+        gorp.end_task(model, optimizer, str(task))
+    return told
+
+
+def change(model: Network, start: dict[str, Tensor]) -> Tensor:
+    layers = gorp.learned_layers(model)
+    return torch.cat([(layers[name].effective_weight() - weight).flatten() for name, weight in start.items()])
+
+
+@pytest.mark.parametrize("passes", [1, 4], ids=["one pass", "accumulated"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointed"])
+@pytest.mark.parametrize("memory", ["sketch", "weighted_features"])
+def test_activations_and_weight_gradient_learn_the_same(passes: int, checkpointing: bool, memory: str) -> None:
+    """One task in fp32; two in fp64, for what the second may learn is small enough to be moved by round-off."""
+    given = {"accumulation_steps": passes, "memory": memory, "checkpointing": checkpointing}
+    for dtype, tasks in ((torch.float32, 1), (torch.float64, 2)):
+        pair = [attached(form, dtype=dtype, **given) for form in ("activations", "weight_gradient")]
+        start = {name: layer.effective_weight().clone() for name, layer in gorp.learned_layers(pair[0]).items()}
+        told, expected = (losses(model, tasks, passes) for model in pair)
+        assert told == pytest.approx(expected, rel=1e-4)
+        assert expected[passes * STEPS - 1] < 0.6 * expected[0]
+        first, second = (change(model, start) for model in pair)
+        assert (first - second).norm() < 1e-4 * second.norm()
+
+
+def test_under_autocast_the_panels_stay_as_they_are_and_learn_the_same() -> None:
+    told = losses(attached("activations"), autocast=True)
+    expected = losses(attached("weight_gradient"), autocast=True)
+    torch.testing.assert_close(torch.tensor(told), torch.tensor(expected), rtol=0.05, atol=1e-3)
+    assert told[-1] < 0.6 * told[0]
+
+
+@pytest.mark.parametrize("passes", [1, 4], ids=["one pass", "accumulated"])
+def test_the_cheapest_form_is_held(passes: int) -> None:
+    """Few tokens stay in parts; once the passes' panels outgrow the gradient, they are joined."""
+    model = attached("cheapest", accumulation_steps=passes, rank=1)
+    layer = gorp.learned_layers(model)["up"]
+    assert isinstance(layer, ProjectedLinear)
+    forms = []
+    for rows in (1, 1, 2 * WIDTH, 1)[:passes]:
+        model(torch.randn(rows, WIDTH)).sum().backward()
+        forms.append(type(layer._gradient))
+    if passes == 1:
+        assert forms == [type(None)], "chosen, and nothing held"
+    else:
+        assert forms == [OuterProducts, OuterProducts, Tensor, Tensor]
+
+
+def test_at_most_one_layers_gradient_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Formed within a layer's own backward pass, gone before the next layer's begins."""
+    alive: list[weakref.ref[Tensor]] = []
+    counts: list[int] = []
+    formed = OuterProducts.formed
+
+    def watched(self: OuterProducts, dtype: torch.dtype) -> Tensor:
+        matrix = formed(self, dtype)
+        gc.collect()
+        alive.append(weakref.ref(matrix))
+        counts.append(sum(ref() is not None for ref in alive))
+        return matrix
+
+    monkeypatch.setattr(OuterProducts, "formed", watched)
+    model = nn.Sequential(*(layer for i in range(4) for layer in (nn.Linear(WIDTH, WIDTH), nn.Tanh())))
+    gorp.attach(model, gorp.GORPConfig(full_rank_targets=["0", "2", "4", "6"], refresh_from="weight_gradient"))
+    optimizer = gorp.GORPAdamW(gorp.param_groups(model))
+    for _ in range(11):
+        optimizer.zero_grad()
+        model(torch.randn(TOKENS, WIDTH)).square().mean().backward()
+        assert not any(ref() is not None for ref in alive)
+        optimizer.step()
+    assert counts == [1] * 8, "two refreshes of four layers"
+    assert all(layer.weight.grad is None for layer in model if isinstance(layer, ProjectedLinear))
