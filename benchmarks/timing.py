@@ -1,0 +1,76 @@
+"""Times taken side by side in one run, told as ratios: a machine's pace drifts, the ratio of neighbours hardly does."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from gorp.report.tables import Grid, to_rich
+from gorp.run_setup import describe_environment
+
+Seconds = dict[str, list[float]]
+
+
+def alternate(candidates: Mapping[str, Callable[[], object]], rounds: int, warm_up: bool = True) -> Seconds:
+    """Seconds of each candidate in every round; the order turns round from one round to the next."""
+    if warm_up:
+        for candidate in candidates.values():
+            candidate()
+    seconds: Seconds = {name: [] for name in candidates}
+    for turn in range(rounds):
+        for name in list(candidates)[:: 1 if turn % 2 == 0 else -1]:
+            start = time.perf_counter()
+            candidates[name]()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+@dataclass
+class Figure:
+    """One line of a table: what was measured, the median over the rounds with its range, and what was asked."""
+
+    what: str
+    median: float
+    lowest: float
+    highest: float
+    goal: str = ""
+    seconds: tuple[float, float] | None = None  # medians of numerator and denominator
+
+    @classmethod
+    def ratio(cls, what: str, over: Sequence[float], under: Sequence[float], goal: str = "") -> Figure:
+        """Of times taken in the same rounds."""
+        ratios = [a / b for a, b in zip(over, under, strict=True)]
+        medians = (statistics.median(over), statistics.median(under))
+        return cls(what, statistics.median(ratios), min(ratios), max(ratios), goal, medians)
+
+
+def grid(title: str, figures: Sequence[Figure]) -> Grid:
+    """The figures as a table."""
+    rows = [
+        (
+            figure.what,
+            f"{figure.median:.5g}",
+            f"{figure.lowest:.4g} - {figure.highest:.4g}",
+            " / ".join(f"{value:.3g}" for value in figure.seconds or ()),
+            figure.goal,
+        )
+        for figure in figures
+    ]
+    return Grid(title, ("what", "median", "range", "seconds", "goal"), tuple(rows))
+
+
+def tell(title: str, figures: Sequence[Figure], out: Path | None) -> None:
+    """Print the figures as one table; with ``out``, also write them as JSON, with the machine."""
+    console = Console()
+    console.width = max(console.width, 120)
+    console.print(to_rich(grid(title, figures)))
+    if out is not None:
+        content = {"title": title, "machine": describe_environment(), "figures": [asdict(figure) for figure in figures]}
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(content, indent=1) + "\n")
