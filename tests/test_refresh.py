@@ -19,9 +19,14 @@ from gorp._linalg import (
     seeded_normal,
 )
 from gorp._outer_products import CHUNK, OuterProducts
-from gorp.layers import ProjectedLinear
+from gorp.layers import FullRankLinear, ProjectedLinear
 
 WIDTH, TOKENS, STEPS = 48, 24, 50
+COMPILED: dict[str, dict[str, object]] = {
+    "sketch": {"memory": "sketch"},
+    "inputs": {"memory": "weighted_features"},
+    "random": {"projection": "random"},
+}
 
 
 def outer(tokens: int = 30, out: int = 20, width: int = 40, uses: int = 2, decay: float = 0.8) -> OuterProducts:
@@ -121,8 +126,11 @@ def data(task: int, step: int) -> tuple[Tensor, Tensor]:
     return x, torch.tanh(x @ seeded_normal(WIDTH, 6, 2000) / WIDTH**0.5)
 
 
-def losses(model: Network, tasks: int = 1, passes: int = 1, autocast: bool = False) -> list[float]:
+def losses(
+    model: Network, tasks: int = 1, passes: int = 1, autocast: bool = False, forward: nn.Module | None = None
+) -> list[float]:
     """Of every pass; five refreshes a task."""
+    forward = model if forward is None else forward
     optimizer = gorp.GORPAdamW(gorp.param_groups(model), full_rank_lr=1e-2)
     told = []
     for task in range(tasks):
@@ -131,7 +139,7 @@ def losses(model: Network, tasks: int = 1, passes: int = 1, autocast: bool = Fal
             optimizer.zero_grad()
             for part_x, part_y in zip(x.chunk(passes), y.chunk(passes), strict=True):
                 with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-                    loss = (model(part_x) - part_y).square().mean() / passes
+                    loss = (forward(part_x) - part_y).square().mean() / passes
                 loss.backward()
                 told.append(loss.item())
             optimizer.step()
@@ -207,3 +215,39 @@ def test_at_most_one_layers_gradient_is_alive(monkeypatch: pytest.MonkeyPatch) -
         optimizer.step()
     assert counts == [1] * 8, "two refreshes of four layers"
     assert all(layer.weight.grad is None for layer in model if isinstance(layer, ProjectedLinear))
+
+
+@pytest.mark.parametrize("projection", ["gradient", "random"])
+@pytest.mark.parametrize("stagger", [False, True], ids=["together", "staggered"])
+def test_layers_refresh_together_or_take_turns(projection: str, stagger: bool) -> None:
+    names = [str(index) for index in range(0, 14, 2)]
+    torch.manual_seed(0)
+    model = nn.Sequential(*(part for _ in names for part in (nn.Linear(WIDTH, WIDTH), nn.Tanh())))
+    settings = {"full_rank_targets": names, "projection": projection, "refresh_every": 5, "stagger_refresh": stagger}
+    gorp.attach(model, gorp.GORPConfig.model_validate(settings))
+    optimizer = gorp.GORPAdamW(gorp.param_groups(model))
+    layers = [layer for layer in model if isinstance(layer, FullRankLinear)]
+    turns = []
+    for _ in range(11):
+        before = [layer.V.clone() for layer in layers]
+        optimizer.zero_grad()
+        model(torch.randn(TOKENS, WIDTH)).square().mean().backward()
+        optimizer.step()
+        turns.append(sum(not layer.V.equal(old) for layer, old in zip(layers, before, strict=True)))
+    if stagger:
+        assert max(turns[1:]) == 2, "seven layers in five turns"
+        assert sum(turns[1:6]) == sum(turns[2:7]) == len(layers)
+    else:
+        assert sorted(turns[1:]) == [0] * 8 + [7] * 2
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Dynamo looks at .grad of its own copies
+@pytest.mark.parametrize("form", COMPILED.values(), ids=COMPILED)
+def test_a_compiled_model_learns_the_same(form: dict[str, object]) -> None:
+    """A layer is compiled with and without a refresh, and for inputs that learn or not; never as U, V and W change."""
+    torch._dynamo.reset()
+    plain, compiled = attached("activations", **form), attached("activations", **form)
+    expected = losses(plain)
+    with torch._dynamo.config.patch(recompile_limit=4, fail_on_recompile_limit_hit=True):
+        told = losses(compiled, forward=torch.compile(compiled, backend="aot_eager"))
+    assert told == pytest.approx(expected, rel=1e-4)

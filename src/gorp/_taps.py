@@ -36,8 +36,12 @@ class _Tap(torch.autograd.Function):
         return delta, None, None
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # torch
 def tap(output: Tensor, inputs: Tensor, receive: Receiver) -> Tensor:
-    """A layer's output, unchanged, whose gradient is shown to ``receive`` on the way back, beside the inputs."""
+    """A layer's output, unchanged, whose gradient is shown to ``receive`` on the way back, beside the inputs.
+
+    A compiled model has a break here: what receives is Python that keeps what it is shown.
+    """
     tapped: Tensor = _Tap.apply(output, inputs, receive)  # type: ignore[no-untyped-call]  # torch
     return tapped
 

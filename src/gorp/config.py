@@ -55,6 +55,9 @@ class GORPConfig(BaseModel):
         description="full-rank layers learn U Z V^T, U and V from the gradient, or Z V^T with V drawn at random",
     )
     refresh_every: int = Field(10, ge=1, description="T, optimizer steps between new full-rank projections")
+    stagger_refresh: bool = Field(
+        False, description="layers take turns at refreshing, a T-th of them at every step, instead of all at every T-th"
+    )
     refresh_from: RefreshFrom = Field(
         "cheapest",
         description="new directions come of a layer's inputs and output gradients, or of its weight's gradient, formed",

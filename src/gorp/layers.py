@@ -33,7 +33,8 @@ class FullRankLinear(nn.Module, LearnedLayer):
     """Linear layer W x + b all of whose directions may learn within a task, k of them at a time.
 
     Trained is a core Z, which reads V^T x; V (in, k) has orthonormal columns, orthogonal to the layer's space S, so
-    that no step of Z is felt there. Every ``refresh_every`` steps Z is merged into W and V chosen anew.
+    that no step of Z is felt there. Every ``refresh_every`` steps Z is merged into W and V chosen anew: in all layers
+    at once, or with ``stagger_refresh`` in an equal share of them at every step.
 
     Args:
         linear: the layer to replace; its weight and bias are taken over and frozen.
@@ -64,6 +65,11 @@ class FullRankLinear(nn.Module, LearnedLayer):
 
     def prepare(self) -> None:
         """Buffers and hooks of the form, once, before the first task."""
+
+    def refreshes_at(self, step: int) -> bool:
+        """Whether V is chosen anew for the step after so many; staggered, layers take turns once the task has begun."""
+        turn = self.index if self.config.stagger_refresh else 0
+        return step == 0 or (step + turn) % self.config.refresh_every == 0
 
     @abstractmethod
     def core_rows(self, k: int) -> int:
@@ -270,7 +276,7 @@ class ProjectedLinear(FullRankLinear):
     @override
     def refresh_at(self, step: int) -> None:
         super().refresh_at(step)
-        self.refresh_due = step % self.config.refresh_every == 0
+        self.refresh_due = self.refreshes_at(step)
 
     @override
     @torch.no_grad()

@@ -54,7 +54,7 @@ class RandomlyProjectedLinear(FullRankLinear):
     @override
     def refresh_at(self, step: int) -> None:
         super().refresh_at(step)
-        if step % self.config.refresh_every == 0:
+        if self.refreshes_at(step):
             self.merge()
             self.choose_projection()
 
