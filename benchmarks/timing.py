@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from gorp.report.tables import Grid, to_rich
@@ -71,6 +73,20 @@ def tell(title: str, figures: Sequence[Figure], out: Path | None) -> None:
     console.width = max(console.width, 120)
     console.print(to_rich(grid(title, figures)))
     if out is not None:
-        content = {"title": title, "machine": describe_environment(), "figures": [asdict(figure) for figure in figures]}
+        machine = describe_environment() | {
+            "processor": processor(),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+        }
+        content = {"title": title, "machine": machine, "figures": [asdict(figure) for figure in figures]}
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def processor() -> str:
+    """The processor's name, where Linux tells it; else what Python knows."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

@@ -1,18 +1,21 @@
-"""Write docs/results.md: the words of benchmarks/results.md.j2 with the figures of benchmarks/results/*.json.
+"""Write docs/results.md and docs/performance.md: the words of benchmarks/*.md.j2 with the figures that were measured.
 
     python benchmarks/write_results.py
 
-In the words, ``table("NAME")`` is the summary of results/NAME.json and ``tasks("NAME", STREAM)`` its scores by task;
-``less("NAME", CELL, KEY, OTHER)`` is the mean difference of two cells, paired, with its interval.
-A figure without a run is an error.
+Figures are those of results/*.json and performance/*.json. In the words, ``table("NAME")`` is the summary of
+results/NAME.json and ``tasks("NAME", STREAM)`` its scores by task; ``less("NAME", CELL, KEY, OTHER)`` is the mean
+difference of two cells, paired, with its interval; ``performance("NAME")`` is the table of performance/NAME.json, with
+its machine. A figure without a run is an error.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
+from timing import Figure, grid
 
 from gorp.compare.results import Results, read_results
 from gorp.compare.tables import Entry, entries, interval, summary_grid, task_grid
@@ -20,14 +23,15 @@ from gorp.files import write_text_atomically
 from gorp.report.tables import to_markdown
 
 HERE = Path(__file__).parent
-TEMPLATE, RESULTS = HERE / "results.md.j2", HERE / "results"
-PAGE = HERE.parent / "docs" / "results.md"
+RESULTS, PERFORMANCE = HERE / "results", HERE / "performance"
+PAGES = [HERE.parent / "docs" / "results.md", HERE.parent / "docs" / "performance.md"]
 
 
-def render() -> str:
-    """The page as text."""
+def render(page: Path) -> str:
+    """A page as text."""
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
-    return environment.from_string(TEMPLATE.read_text()).render(table=table, tasks=tasks, less=less)
+    words = environment.from_string((HERE / f"{page.name}.j2").read_text())
+    return words.render(table=table, tasks=tasks, less=less, performance=performance)
 
 
 def results(name: str) -> Results:
@@ -59,6 +63,17 @@ def less(name: str, cell: str, key: str, other: str) -> str:
     return interval(found.difference, signed=True)
 
 
+def performance(name: str) -> str:
+    """Times or bytes, as ratios, as Markdown."""
+    measured = json.loads((PERFORMANCE / f"{name}.json").read_text())
+    machine = measured["machine"]
+    where = (
+        f"{machine['processor']}, {machine['threads']} of {machine['processor_count']} cores, torch {machine['torch']}"
+    )
+    figures = [Figure(**figure) for figure in measured["figures"]]
+    return to_markdown(grid(f"{measured['title']} ({where})", figures))
+
+
 def entry(name: str, cell: str, against: str) -> Entry:
     """The runs of one cell, paired with those of another."""
     return next(found for found in entries(results(name), against) if found.name == cell)
@@ -66,4 +81,5 @@ def entry(name: str, cell: str, against: str) -> Entry:
 
 if __name__ == "__main__":
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    print(write_text_atomically(PAGE, render()))
+    for page in PAGES:
+        print(write_text_atomically(page, render(page)))

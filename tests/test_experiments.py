@@ -62,6 +62,7 @@ def test_kept_results_are_of_their_experiment(file):
         assert result.was_made_with(declared), key
 
 
-def test_the_page_of_results_is_up_to_date():
-    stale = "docs/results.md is stale; run: python benchmarks/write_results.py"
-    assert write_results.PAGE.read_text() == write_results.render(), stale
+@pytest.mark.parametrize("page", write_results.PAGES, ids=lambda page: page.stem)
+def test_pages_of_results_are_up_to_date(page):
+    stale = f"docs/{page.name} is stale; run: python benchmarks/write_results.py"
+    assert page.read_text() == write_results.render(page), stale
