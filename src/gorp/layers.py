@@ -191,6 +191,8 @@ class ProjectedLinear(FullRankLinear):
                 "set accumulation_steps in GORPConfig to the number of passes per step"
             )
         parts = (delta.detach().reshape(-1, self.out_features), inputs.detach().reshape(-1, self.in_features))
+        if self.config.accumulation_steps > 1:  # held beyond this pass, whose buffers the caller may fill again
+            parts = (parts[0].clone(), parts[1].clone())
         use = OuterProducts([parts])
         gradient = use if self._gradient is None else self._gradient + use
         if isinstance(gradient, OuterProducts) and not self._stays_in_parts(gradient):
