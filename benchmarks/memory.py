@@ -4,7 +4,8 @@
 
 The blocks, contenders and batches of speed.py. A peak is the most bytes of tensors alive at an instant, from building
 the model to the end of 2 T steps, as torch's profiler sees the CPU's allocator: weights, factors, moments, memories,
-activations, gradients. What gorp's space S takes is told beside it and is no part of gorp's peak.
+activations, gradients. The sketches hold a quarter of their rows by then. What gorp's space S takes is told beside it
+and is no part of gorp's peak.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ def peak(run: Callable[[], object]) -> int:
         trace.export_chrome_trace(f"{folder}/trace.json")
         events = json.loads(Path(folder, "trace.json").read_text())["traceEvents"]
     del kept
-    changes = sorted((event["ts"], event["args"]["Bytes"]) for event in events if event.get("name") == "[memory]")
-    return max(accumulate(change for _, change in changes))
+    changes = sorted((event for event in events if event.get("name") == "[memory]"), key=lambda event: event["ts"])
+    return max(accumulate(event["args"]["Bytes"] for event in changes))
 
 
 def space_bytes(model: nn.Module) -> int:

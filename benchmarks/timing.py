@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from gorp.files import write_text_atomically
 from gorp.report.tables import Grid, to_rich
 from gorp.run_setup import describe_environment
 
@@ -78,8 +79,7 @@ def tell(title: str, figures: Sequence[Figure], out: Path | None) -> None:
             "instructions": torch.backends.cpu.get_cpu_capability(),
         }
         content = {"title": title, "machine": machine, "figures": [asdict(figure) for figure in figures]}
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(content, indent=1) + "\n")
+        write_text_atomically(out, json.dumps(content, indent=1) + "\n")
 
 
 def processor() -> str:

@@ -191,6 +191,44 @@ def test_the_cheapest_form_is_held(passes: int) -> None:
         assert forms == [OuterProducts, OuterProducts, Tensor, Tensor]
 
 
+@pytest.mark.parametrize(("tokens", "form"), [(1, OuterProducts), (20 * WIDTH, Tensor)], ids=["few", "many"])
+def test_one_pass_chooses_from_the_form_of_fewer_operations(
+    tokens: int, form: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    choose = ProjectedLinear._projection_of
+
+    def watched(layer: ProjectedLinear, gradient: Tensor | OuterProducts) -> tuple[Tensor, Tensor, Tensor]:
+        seen.append(gradient)
+        return choose(layer, gradient)
+
+    monkeypatch.setattr(ProjectedLinear, "_projection_of", watched)
+    model = attached("cheapest")
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(torch.randn(tokens, WIDTH)).sum()
+    loss.backward()
+    assert [type(gradient) for gradient in seen] == [form] * 2
+    if form is OuterProducts:
+        assert seen[-1].panels[0][0].dtype is torch.bfloat16, "panels stay as autocast made them"
+
+
+@pytest.mark.parametrize("refresh_from", ["cheapest", "activations", "weight_gradient"])
+def test_a_buffer_that_is_filled_again_spoils_no_earlier_pass(refresh_from: str) -> None:
+    learnt = []
+    for reuse in (False, True):
+        model = attached(refresh_from, accumulation_steps=2)
+        optimizer = gorp.GORPAdamW(gorp.param_groups(model), full_rank_lr=1e-2)
+        buffer = torch.empty(4, WIDTH)
+        for step in range(3):
+            x, y = data(0, step)
+            optimizer.zero_grad()
+            for part_x, part_y in zip(x[:8].chunk(2), y[:8].chunk(2), strict=True):
+                (model(buffer.copy_(part_x) if reuse else part_x) - part_y).square().mean().backward()
+            optimizer.step()
+        learnt.append(gorp.learned_layers(model)["up"].effective_weight())
+    torch.testing.assert_close(*learnt)
+
+
 def test_at_most_one_layers_gradient_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     """Formed within a layer's own backward pass, gone before the next layer's begins."""
     alive: list[weakref.ref[Tensor]] = []

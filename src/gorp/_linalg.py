@@ -72,13 +72,14 @@ def dominant_subspace(
         U (..., out, rank) and V (..., in, rank), the leading singular vectors within the block, signed so that
         the largest entry of each column of V is positive, and the whole block (..., in, q) to start from next time.
     """
-    held = start.new_zeros(*start.shape[:-1], 0) if basis is None else basis
-    block = project_out(start.mT, held).mT
+    if basis is None:
+        basis = start.new_zeros(*start.shape[:-1], 0)
+    block = project_out(start.mT, basis).mT
     for _ in range(rounds):
         left = orthonormalize(matrix @ block)  # (..., out, q)
-        block = orthonormalize_off(matrix.mT @ left, held)  # (..., in, q)
+        block = orthonormalize_off(matrix.mT @ left, basis)  # (..., in, q)
     left = orthonormalize(matrix @ block)
-    rows = project_out(project_out((matrix.mT @ left).mT, held), held)  # (..., q, in)
+    rows = project_out(project_out((matrix.mT @ left).mT, basis), basis)  # (..., q, in)
     u, _, vh = torch.linalg.svd(rows, full_matrices=False)
     u, v = left @ u, vh.mT
     signs = v.gather(-2, v.abs().argmax(dim=-2, keepdim=True)).sign()

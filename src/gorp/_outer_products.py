@@ -15,7 +15,7 @@ class OuterProducts:
     r"""G = sum_i delta_i^T x_i over the uses i of a layer, (out, in), of which only thin products are formed.
 
     Stands in for the matrix in ``G @ block``, ``G.mT @ block`` and sums. A product costs n (out + in) operations a
-    column, n being the tokens, in place of out in; the panels are tensors that the backward pass holds anyway.
+    column, n being the tokens, in place of out in.
 
     Args:
         panels: per use delta (n, out) and x (n, in), of any dtype; products have the block's.
@@ -46,14 +46,20 @@ class OuterProducts:
         return OuterProducts(self.panels + other.panels)
 
     def __radd__(self, matrix: Tensor) -> Tensor:
-        return matrix + self.formed(matrix.dtype)
+        return self._add_to(matrix.clone())
 
     def formed(self, dtype: torch.dtype) -> Tensor:
         """G itself, (out, in)."""
-        matrix = self.panels[0][0].new_zeros(self.shape, dtype=dtype)
-        for left, right in self._chunks(dtype):
+        return self._add_to(self.panels[0][0].new_zeros(self.shape, dtype=dtype))
+
+    def _add_to(self, matrix: Tensor) -> Tensor:
+        for left, right in self._chunks(matrix.dtype):
             matrix.addmm_(left.mT, right)
         return matrix
+
+    def copied(self) -> OuterProducts:
+        """The same in memory of its own."""
+        return OuterProducts([(left.clone(), right.clone()) for left, right in self.panels])
 
     @property
     def nbytes(self) -> int:
@@ -67,6 +73,6 @@ class OuterProducts:
 
     def _chunks(self, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
         for left, right in self.panels:
-            rows = left.shape[0] if left.dtype is right.dtype is dtype else CHUNK
-            for part in zip(left.split(max(rows, 1)), right.split(max(rows, 1)), strict=True):
-                yield part[0].to(dtype), part[1].to(dtype)
+            rows = max(left.shape[0], 1) if left.dtype is right.dtype is dtype else CHUNK
+            for left_part, right_part in zip(left.split(rows), right.split(rows), strict=True):
+                yield left_part.to(dtype), right_part.to(dtype)

@@ -34,7 +34,7 @@ class FullRankLinear(nn.Module, LearnedLayer):
 
     Trained is a core Z, which reads V^T x; V (in, k) has orthonormal columns, orthogonal to the layer's space S, so
     that no step of Z is felt there. Every ``refresh_every`` steps Z is merged into W and V chosen anew: in all layers
-    at once, or with ``stagger_refresh`` in an equal share of them at every step.
+    at once, or with ``stagger_refresh`` by turns, a T-th of them at a step.
 
     Args:
         linear: the layer to replace; its weight and bias are taken over and frozen.
@@ -139,10 +139,10 @@ class ProjectedLinear(FullRankLinear):
     refresh U (out, k) and V (in, k) are chosen from the gradient of that very step. Choosing happens as soon as a
     backward pass has reached Z, so that clipping sees the gradient of the new core; merging happens at the step.
 
-    A refresh needs a few thin products with the layer's gradient G (out, in), not G. They are taken of the inputs and
-    of the gradient at the output, which the backward pass holds anyway; where forming G first is the cheaper way, it
-    exists within the layer's own backward pass and nowhere else. With ``accumulation_steps`` above 1 what the passes
-    of a refresh step showed is held until the step, in the form that is smaller.
+    A refresh needs a few thin products with the layer's gradient G (out, in), not G. They are taken of the inputs, kept
+    for the backward pass on refresh steps, and of the gradient at the output; where forming G first takes fewer
+    operations, it exists within the layer's own backward pass and nowhere else. With ``accumulation_steps`` above 1
+    what the passes of a refresh step showed is held until the step, in the form that is smaller.
     """
 
     U: Tensor
@@ -190,16 +190,19 @@ class ProjectedLinear(FullRankLinear):
                 f"{self.name}: a second backward pass before optimizer.step(); "
                 "set accumulation_steps in GORPConfig to the number of passes per step"
             )
-        parts = (delta.detach().reshape(-1, self.out_features), inputs.detach().reshape(-1, self.in_features))
-        if self.config.accumulation_steps > 1:  # held beyond this pass, whose buffers the caller may fill again
-            parts = (parts[0].clone(), parts[1].clone())
-        use = OuterProducts([parts])
-        gradient = use if self._gradient is None else self._gradient + use
-        if isinstance(gradient, OuterProducts) and not self._stays_in_parts(gradient):
-            gradient = gradient.formed(self.core.dtype)
+        use = OuterProducts(
+            [(delta.detach().reshape(-1, self.out_features), inputs.detach().reshape(-1, self.in_features))]
+        )
+        earlier = self._gradient
+        gradient = use if earlier is None else earlier + use
+        if isinstance(gradient, OuterProducts):
+            if not self._stays_in_panels(gradient):
+                gradient = gradient.formed(self.core.dtype)
+            elif self.config.accumulation_steps > 1:  # held beyond this pass, whose buffers the caller may fill again
+                gradient = use.copied() if earlier is None else earlier + use.copied()
         self._gradient = gradient
 
-    def _stays_in_parts(self, gradient: OuterProducts) -> bool:
+    def _stays_in_panels(self, gradient: OuterProducts) -> bool:
         """Whether G is best left as delta and x until the projection is chosen."""
         if self.config.refresh_from != "cheapest":
             return self.config.refresh_from == "activations"
@@ -226,9 +229,9 @@ class ProjectedLinear(FullRankLinear):
         """U, V and the next start block for a gradient G (out, in); the present ones where G has nothing to say."""
         present = (self.U, self.V, self.start)
         basis = self.space.basis.to(self.start) if self._exact else self.start[:, :0]
-        room, size = map(float, free_and_whole_norm(gradient, basis, self.seed_at(self.step)))
-        is_noise = self.config.guard and room < NOISE * size
-        if not 0 < size < float("inf") or is_noise:
+        free, whole = map(float, free_and_whole_norm(gradient, basis, self.seed_at(self.step)))
+        is_noise = self.config.guard and free < NOISE * whole
+        if not 0 < whole < float("inf") or is_noise:
             self.skipped_refreshes += 1
             return present
         k = self.core.shape[0]
