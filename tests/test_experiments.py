@@ -57,9 +57,13 @@ def test_kept_results_are_of_their_experiment(file):
     for key, result in results.items():
         tuned = result.tuning.chosen if result.tuning else {}
         settings = [f"{name}={json.dumps(value)}" for name, value in tuned.items()]
-        declared = experiment.config(cells[key], [*settings, f"model={result.config['model']}"])
+        settings.append(f"model={result.config['model']}")
+        declared = experiment.config(cells[key], settings)
         assert result.config["evaluation"]["split"] == "test"
         assert result.was_made_with(declared), key
+        if result.tuning and result.tuning.conditions is not None:
+            first = experiment.plan([result.cell])[0]
+            assert result.was_tuned_with(experiment.config(first, settings, tuning=True)), key
 
 
 @pytest.mark.parametrize("page", write_results.PAGES, ids=lambda page: page.stem)

@@ -64,6 +64,7 @@ def test_a_failure_stays_with_its_cell_and_settings_are_chosen_on_validation_row
     assert [choice for choice, _ in result.tuning.tried] == [{"training.lr": 1e-3}, {"training.lr": 1e-2}]
     best = max(result.tuning.tried, key=lambda tried: tried[1])
     assert result.tuning.chosen == best[0] and result.config["training"]["lr"] == best[0]["training.lr"]
+    assert result.tuning.conditions == {"data.train_rows": 4, "evaluation.split": "validation"}
     for tried in (tmp_path / "out" / "tuning" / "seq").glob("*/result.json"):
         config = json.loads(tried.read_text())["config"]
         assert config["evaluation"]["split"] == "validation" and config["data"]["train_rows"] == 4
@@ -86,6 +87,8 @@ def test_what_is_kept_elsewhere_is_not_run_again(file, tmp_path):
     first.run(workers=2)
     kept = read_results(tmp_path / "first" / "results.json")
     assert len(kept) == 2
+    for result in kept.values():  # as of a version that did not have the setting yet
+        del result.config["training"]["weight_decay"]
     again = Comparison(experiment, tmp_path / "again", only=["seq", "fixed"], kept=kept)
     found = {}
     again.run(

@@ -10,7 +10,7 @@ from typing import Any
 
 from gorp.compare.experiment import Cell, Experiment
 from gorp.compare.fleet import Job, run_jobs
-from gorp.compare.results import Results, Tuning, digest, keep
+from gorp.compare.results import Results, Tuning, keep, overrides, settings_told
 from gorp.errors import InputError
 from gorp.run_config import RunConfig
 
@@ -83,16 +83,14 @@ class Comparison:
 
         def changed(job: Job | None) -> None:
             if job is not None and job.result is not None:
-                tuning, known = tunings[job.result.cell], job.result.tuning
-                told = known if known and not (tuning and tuning.conditions) else tuning
-                found = {job.key: job.result.model_copy(update={"tuning": told})}
+                found = {job.key: job.result.model_copy(update={"tuning": self._told(job, tunings[job.result.cell])})}
                 keep(self.folder / RESULTS_FILE, found)
                 if found[job.key] != self._kept.get(job.key):
                     on_result(found)
             on_change(job)
 
         finals = [
-            self._job(cell, _overrides(tuning.chosen if (tuning := tunings[cell.name]) else {}))
+            self._job(cell, overrides(tuning.chosen if (tuning := tunings[cell.name]) else {}))
             for cell in self.cells
             if cell.name not in self.tuning_jobs or tunings[cell.name]
         ]
@@ -118,9 +116,9 @@ class Comparison:
     def _tuning_job(self, name: str, choice: dict[str, Any]) -> Job:
         """On the first stream and seed of the cell in the whole experiment, so that the choice is always the same."""
         cell = self.experiment.plan([name])[0]
-        overrides = _overrides(choice)
-        config = self.experiment.config(cell, [*self.settings, *overrides], tuning=True)
-        place = self.folder / "tuning" / name / re.sub(r"[^\w.=,+-]+", "_", ",".join(overrides))
+        chosen = overrides(choice)
+        config = self.experiment.config(cell, [*self.settings, *chosen], tuning=True)
+        place = self.folder / "tuning" / name / re.sub(r"[^\w.=,+-]+", "_", ",".join(chosen))
         job = Job(f"tuning {name} {json.dumps(choice)}", _named(config, cell), place)
         job.look()
         return job
@@ -142,27 +140,31 @@ class Comparison:
         if best is None:
             raise InputError(f"cell {name}: no task has validation rows to choose by; raise data.validation_rows")
         chosen = next(choice for choice, score in tried if score == best)
-        return Tuning(tried=tried, chosen=chosen, conditions=_conditions(choices, jobs))
+        return Tuning(tried=tried, chosen=chosen)
+
+    def _told(self, job: Job, tuning: Tuning | None) -> Tuning | None:
+        """How a finished cell's settings were chosen, with what the tries had otherwise; as is known if not here."""
+        assert job.result is not None
+        if tuning is None or job.result.cell not in self.tuning_jobs:
+            return job.result.tuning or tuning
+        tried, own = (
+            settings_told(config, without=tuning.chosen)
+            for config in (self.tuning_jobs[job.result.cell][0].config, job.config)
+        )
+        conditions = {key: value for key, value in tried.items() if key not in own or own[key] != value}
+        return tuning.model_copy(update={"conditions": conditions})
 
     def _scores_kept(self, name: str) -> Iterator[tuple[str, float]]:
         """By a job's key, what a choice scored when it was tried, in the same way, for a cell that is kept."""
         choices, jobs = self.experiment.choices(name), self.tuning_jobs[name]
         for cell in self.experiment.plan([name]):
-            tuning = self._kept[cell.key].tuning if cell.key in self._kept else None
-            if tuning is None or tuning.conditions != _conditions(choices, jobs):
+            kept = self._kept.get(cell.key)
+            if kept is None or kept.tuning is None or not kept.was_tuned_with(jobs[0].config):
                 continue
             for job, choice in zip(jobs, choices, strict=True):
-                yield from ((job.key, score) for tried, score in tuning.tried if tried == choice and score is not None)
-
-
-def _conditions(choices: Sequence[dict[str, Any]], jobs: Sequence[Job]) -> str:
-    """What a grid was tried under: a digest of all settings but its own."""
-    return digest(jobs[0].config, without=choices[0])
+                scores = (score for tried, score in kept.tuning.tried if tried == choice and score is not None)
+                yield from ((job.key, score) for score in scores)
 
 
 def _named(config: RunConfig, cell: Cell) -> RunConfig:
     return config.model_copy(update={"name": cell.name})
-
-
-def _overrides(choice: dict[str, Any]) -> list[str]:
-    return [f"{key}={json.dumps(value)}" for key, value in choice.items()]

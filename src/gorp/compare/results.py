@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import copy
 import json
 import math
 import statistics
@@ -30,14 +30,15 @@ class Tuning(BaseModel):
         tried: per choice its settings (dotted key -> value) and its AP in percent; None where it was the
             only one and was not run.
         chosen: the settings of the best.
-        conditions: a digest of all other settings of the runs that tried them; None where nothing was run.
+        conditions: what else those runs had set otherwise than the cell (dotted key -> value); None where nothing
+            was run.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     tried: list[tuple[dict[str, Any], float | None]]
     chosen: dict[str, Any]
-    conditions: str | None = None
+    conditions: dict[str, Any] | None = None
 
 
 class CellResult(BaseModel):
@@ -109,11 +110,20 @@ class CellResult(BaseModel):
 
         Models and data are told by their names alone, and methods are taken to be what they were.
         """
+        return self._agrees(config)
+
+    def was_tuned_with(self, config: RunConfig) -> bool:
+        """Whether a run of ``config`` would be one of those that chose its settings, but for what they chose."""
+        if self.tuning is None or self.tuning.conditions is None:
+            return False
+        return self._agrees(config, overrides(self.tuning.conditions), self.tuning.chosen)
+
+    def _agrees(self, config: RunConfig, changes: Iterable[str] = (), without: Iterable[str] = ()) -> bool:
         try:
-            made_with = RunConfig.from_mapping(self.config)
+            made_with = RunConfig.from_mapping(copy.deepcopy(self.config), changes)
         except InputError:  # of another version, with settings that are gone
             return False
-        return digest(config) == digest(made_with)
+        return settings_told(config, without) == settings_told(made_with, without)
 
 
 Results = dict[str, CellResult]
@@ -136,15 +146,19 @@ def _not_read(config: RunConfig) -> tuple[str, ...]:
     return ("gorp", "training.full_rank_lr") if METHODS.get(config.method, "").startswith("gorp.methods.") else ()
 
 
-def digest(config: RunConfig, without: Iterable[str] = ()) -> str:
-    """A short digest of the settings that results depend on, but for those ``without`` (dotted keys or sections).
+def settings_told(config: RunConfig, without: Iterable[str] = ()) -> dict[str, Any]:
+    """The settings that results depend on (dotted key -> value), but for those ``without`` (keys or sections).
 
     What a method does not read is no part of it, so that a setting added there makes no difference.
     """
-    settings = flatten(without_paths(config.model_dump(mode="json")))
     unused = {*FREE, "name", *without, *_not_read(config)}
-    told = {key: value for key, value in settings.items() if key not in unused and key.partition(".")[0] not in unused}
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+    settings = flatten(without_paths(config.model_dump(mode="json")))
+    return {key: value for key, value in settings.items() if not unused & {key, key.partition(".")[0]}}
+
+
+def overrides(settings: Mapping[str, Any]) -> list[str]:
+    """Settings by dotted key as ``key=value``."""
+    return [f"{key}={json.dumps(value)}" for key, value in settings.items()]
 
 
 def stream_name(stream: str) -> str:
