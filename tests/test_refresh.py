@@ -127,23 +127,30 @@ def data(task: int, step: int) -> tuple[Tensor, Tensor]:
 
 
 def losses(
-    model: Network, tasks: int = 1, passes: int = 1, autocast: bool = False, forward: nn.Module | None = None
+    model: Network,
+    tasks: int = 1,
+    passes: int = 1,
+    autocast: bool = False,
+    all_within: bool = False,
+    forward: nn.Module | None = None,
 ) -> list[float]:
-    """Of every pass; five refreshes a task."""
+    """Of every pass; five refreshes a task. Under autocast the forward pass, or ``all_within``."""
     forward = model if forward is None else forward
     optimizer = gorp.GORPAdamW(gorp.param_groups(model), full_rank_lr=1e-2)
     told = []
     for task in range(tasks):
         for step in range(STEPS):
             x, y = (part.to(model.head.weight.dtype) for part in data(task, step))
-            optimizer.zero_grad()
-            for part_x, part_y in zip(x.chunk(passes), y.chunk(passes), strict=True):
-                with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-                    loss = (forward(part_x) - part_y).square().mean() / passes
-                loss.backward()
-                told.append(loss.item())
-            optimizer.step()
-        gorp.end_task(model, optimizer, str(task))
+            with torch.autocast("cpu", torch.bfloat16, enabled=all_within):
+                optimizer.zero_grad()
+                for part_x, part_y in zip(x.chunk(passes), y.chunk(passes), strict=True):
+                    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                        loss = (forward(part_x) - part_y).square().mean() / passes
+                    loss.backward()
+                    told.append(loss.item())
+                optimizer.step()
+        with torch.autocast("cpu", torch.bfloat16, enabled=all_within):
+            gorp.end_task(model, optimizer, str(task))
     return told
 
 
@@ -173,6 +180,19 @@ def test_under_autocast_the_panels_stay_as_they_are_and_learn_the_same() -> None
     expected = losses(attached("weight_gradient"), autocast=True)
     torch.testing.assert_close(torch.tensor(told), torch.tensor(expected), rtol=0.05, atol=1e-3)
     assert told[-1] < 0.6 * told[0]
+
+
+@pytest.mark.parametrize("refresh_from", ["activations", "weight_gradient"])
+@pytest.mark.parametrize("memory", ["sketch", "weighted_features"])
+def test_backward_and_step_within_autocast_are_those_outside(refresh_from: str, memory: str) -> None:
+    models = [attached(refresh_from, memory=memory, lora_targets=["head"], protect_outputs=False) for _ in range(2)]
+    told = [
+        losses(model, 2, autocast=True, all_within=within) for model, within in zip(models, (False, True), strict=True)
+    ]
+    assert told[0] == told[1]
+    for within, outside in zip(*(gorp.learned_layers(model).values() for model in models), strict=True):
+        assert within.effective_weight().equal(outside.effective_weight())
+        assert within.space.basis.equal(outside.space.basis)
 
 
 @pytest.mark.parametrize("passes", [1, 4], ids=["one pass", "accumulated"])

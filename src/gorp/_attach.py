@@ -12,6 +12,7 @@ from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gorp._precision import without_autocast
 from gorp._rounding import STORABLE
 from gorp._taps import tap
 from gorp.config import GORPConfig
@@ -100,6 +101,7 @@ def param_groups(model: nn.Module) -> list[dict[str, Any]]:
 
 
 @torch.no_grad()
+@without_autocast
 def end_task(model: nn.Module, optimizer: Optimizer, name: str) -> dict[str, int]:
     """Close a task: grow the gradient space by what it needs, merge its factors, start anew in what is left.
 
@@ -150,9 +152,7 @@ def end_task(model: nn.Module, optimizer: Optimizer, name: str) -> dict[str, int
 def _warn_of_full_layers(space: GradientSpace, names: Sequence[str]) -> None:
     """One warning for all of the named layers that are frozen."""
     full = [
-        f"{name} (holds {layer.input.rank}, may hold {space.cap(layer.input)} of {layer.input.width})"
-        for name in names
-        if (layer := space.layers[name]).frozen
+        f"{name} (holds {', '.join(_held(space, layer))})" for name in names if (layer := space.layers[name]).frozen
     ]
     if full:
         more = f" and {len(full) - 3} more" if len(full) > 3 else ""
@@ -162,6 +162,12 @@ def _warn_of_full_layers(space: GradientSpace, names: Sequence[str]) -> None:
             FullSpaceWarning,
             stacklevel=3,
         )
+
+
+def _held(space: GradientSpace, layer: LayerSpace) -> list[str]:
+    """Per side how much of what it may hold it holds."""
+    sides = [(layer.input, "inputs"), (layer.output, "outputs")]
+    return [f"{side.rank} of {space.cap(side)} directions of its {what}" for side, what in sides if side is not None]
 
 
 def _memory(layer: LearnedLayer, side: str, state: dict[str, Tensor]) -> Tensor:

@@ -22,6 +22,7 @@ from gorp._linalg import (
     seeded_normal,
 )
 from gorp._outer_products import OuterProducts
+from gorp._precision import without_autocast
 from gorp._rounding import keep_remainder, read_weight, write_weight
 from gorp._taps import tap
 from gorp.config import GORPConfig
@@ -210,6 +211,7 @@ class ProjectedLinear(FullRankLinear):
             return gradient.nbytes <= self.weight.numel() * self.core.element_size()
         return gradient.is_cheaper((2 * ROUNDS + 2) * self.start.shape[1] + 2 * PROBES)
 
+    @without_autocast
     @torch.no_grad()
     def _choose_projection(self, core: Tensor) -> None:
         """Once a backward pass has reached Z on a refresh step: new U, V from G, and Z's gradient U^T G V on them."""
@@ -247,6 +249,7 @@ class ProjectedLinear(FullRankLinear):
             )
         return u, orthonormalize_off(v, basis), start
 
+    @without_autocast
     def _project_core_gradient(self, gradient: Tensor) -> Tensor:
         """The paper's P = G' - S S^T G' in core coordinates; in the exact variant V has seen to it."""
         if self._exact:

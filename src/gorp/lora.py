@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from gorp._linalg import seeded_normal
+from gorp._precision import without_autocast
 from gorp._rounding import keep_remainder, read_weight, write_weight
 from gorp.config import GORPConfig
 from gorp.learned_layer import LearnedLayer, guarded
@@ -64,6 +65,7 @@ class LoRALayer(LearnedLayer):
             return factor
         return self._as_rows(side, space.project(self._as_rows(side, factor)))
 
+    @without_autocast
     def _receive(self, side: str, gradient: Tensor) -> Tensor:
         """Hook on a factor: remember the gradient as it came, pass on what the space leaves of it."""
         if self.space.side(side) is not None and (self.config.memory == "sketch" or side == OUTPUT):

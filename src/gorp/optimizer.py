@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gorp._precision import without_autocast
 from gorp.learned_layer import LearnedLayer
 from gorp.space import INPUT, sketch
 
@@ -97,10 +98,15 @@ class GORPAdamW(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._update()
+        return loss
+
+    @without_autocast
+    def _update(self) -> None:
         if not gradients_are_finite(p for group in self.param_groups for p in group["params"]):
             self.skipped_steps += 1
             self._forget_pending()
-            return loss
+            return
         for group in self.param_groups:
             params, states = self._init_group(group)
             if not params:
@@ -119,7 +125,6 @@ class GORPAdamW(Optimizer):
             for p, state in zip(params, states, strict=True):
                 self._remember(p, state)
         self._forget_pending()
-        return loss
 
     @staticmethod
     def _remember(p: Tensor, state: dict[str, Tensor]) -> None:
