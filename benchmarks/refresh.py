@@ -21,7 +21,7 @@ from timing import Figure, alternate, tell
 from torch import Tensor
 
 import gorp
-from gorp._linalg import SPARE_COLUMNS, dominant_subspace, orthonormalize, project_out
+from gorp._linalg import SPARE_COLUMNS, Dominant, dominant_subspace, orthonormalize, project_out
 from gorp._outer_products import OuterProducts
 from gorp.backbones import load_backbone
 from gorp.encoding import Encoder, answer_loss
@@ -49,7 +49,7 @@ def cost(size: int, tokens: int, full: float, rounds: int) -> list[Figure]:
     parts = OuterProducts([(delta, x)])
     gradient = parts.formed(torch.float32)
     basis = orthonormalize(torch.randn(size, int(full * size)))
-    _, _, start = dominant_subspace(gradient, torch.randn(size, RANK + SPARE_COLUMNS), RANK, basis)
+    start = dominant_subspace(gradient, torch.randn(size, RANK + SPARE_COLUMNS), RANK, basis).block
     seconds = alternate(
         {
             "svd": lambda: torch.linalg.svd(gradient, full_matrices=False),
@@ -77,8 +77,9 @@ def energy(model: str, data: str, steps: int) -> list[Figure]:
     later: list[float] = []
     choose = ProjectedLinear._projection_of
 
-    def watched(layer: ProjectedLinear, gradient: Tensor | OuterProducts) -> tuple[Tensor, Tensor, Tensor]:
-        chosen = u, v, _ = choose(layer, gradient)
+    def watched(layer: ProjectedLinear, gradient: Tensor | OuterProducts) -> Dominant:
+        chosen = choose(layer, gradient)
+        u, v = chosen.u, chosen.v
         whole = gradient.formed(torch.float64) if isinstance(gradient, OuterProducts) else gradient.double()
         free = project_out(whole, layer.space.basis.double())
         exact = torch.linalg.svdvals(free)[: u.shape[1]].square().sum()

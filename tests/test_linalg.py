@@ -45,13 +45,14 @@ def test_dominant_subspace_catches_the_energy_of_the_exact_one(shape: tuple[int,
     matrix = decaying(shape)
     start = torch.stack([seeded_normal(shape[-1], 24, i, torch.float64) for i in range(3)])
     start = start if len(shape) == 3 else start[0]
-    u, v, block = dominant_subspace(matrix, start, 8)
+    u, v, rows, block = dominant_subspace(matrix, start, 8)
     exact = torch.linalg.svdvals(matrix)[..., :8].square().sum()
     assert (u.mT @ matrix @ v).square().sum() >= 0.999 * exact
     eye = torch.eye(8, dtype=torch.float64).expand((*u.shape[:-2], 8, 8))
     torch.testing.assert_close(u.mT @ u, eye)
     torch.testing.assert_close(v.mT @ v, eye)
     assert block.shape == (*shape[:-2], shape[-1], 24)
+    torch.testing.assert_close(rows, u.mT @ matrix)
 
 
 def test_warm_starts_make_up_for_fewer_rounds() -> None:
@@ -60,7 +61,7 @@ def test_warm_starts_make_up_for_fewer_rounds() -> None:
     exact = torch.linalg.svdvals(matrix)[:8].square().sum()
     caught = []
     for _ in range(6):
-        u, v, block = dominant_subspace(matrix, block, 8)
+        u, v, _, block = dominant_subspace(matrix, block, 8)
         caught.append(float((u.T @ matrix @ v).square().sum() / exact))
     assert caught[0] < caught[-1]
     assert caught[-1] > 0.97
@@ -69,7 +70,7 @@ def test_warm_starts_make_up_for_fewer_rounds() -> None:
 @pytest.mark.parametrize("rank", [0, 1, 3])
 def test_dominant_subspace_of_a_rank_deficient_matrix_is_orthonormal(rank: int) -> None:
     matrix = seeded_normal(30, rank, 1) @ seeded_normal(rank, 20, 2)
-    u, v, _ = dominant_subspace(matrix, seeded_normal(20, 20, 3), 8)
+    u, v, *_ = dominant_subspace(matrix, seeded_normal(20, 20, 3), 8)
     torch.testing.assert_close(u.T @ u, torch.eye(8), atol=1e-5, rtol=0)
     torch.testing.assert_close(v.T @ v, torch.eye(8), atol=1e-5, rtol=0)
 

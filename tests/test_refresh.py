@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 import gorp
 from gorp._linalg import (
+    Dominant,
     dominant_subspace,
     free_and_whole_norm,
     orthonormalize,
@@ -74,10 +75,11 @@ def test_directions_off_a_space_are_those_of_the_free_matrix(share: float) -> No
     ((delta, x),) = outer(uses=1).panels
     products = OuterProducts([(delta.float(), (share * project_out(x, basis) + inside).float())])
     free = project_out(dense(products), basis)
-    u, v, start = dominant_subspace(products, seeded_normal(40, 16, 7), 6, basis.float())
+    u, v, rows, start = dominant_subspace(products, seeded_normal(40, 16, 7), 6, basis.float())
     assert (v.double().T @ basis).norm() < 1e-5
     assert (u.double().T @ free @ v.double()).square().sum() > 0.999 * torch.linalg.svdvals(free)[:6].square().sum()
     assert start.shape == (40, 16)
+    torch.testing.assert_close(rows.double(), u.double().T @ dense(products), rtol=1e-3, atol=1e-3)
     room, size = free_and_whole_norm(products, basis.float(), seed=0)
     assert 0.5 < room / free.norm() < 2
     assert 0.5 < size / dense(products).norm() < 2
@@ -205,10 +207,44 @@ def test_the_cheapest_form_is_held(passes: int) -> None:
     for rows in (1, 1, 2 * WIDTH, 1)[:passes]:
         model(torch.randn(rows, WIDTH)).sum().backward()
         forms.append(type(layer._gradient))
-    if passes == 1:
-        assert forms == [type(None)], "chosen, and nothing held"
-    else:
-        assert forms == [OuterProducts, OuterProducts, Tensor, Tensor]
+    assert forms[-1] is type(None), "chosen at the last pass, and nothing held"
+    assert forms[:-1] == [OuterProducts, OuterProducts, Tensor][: passes - 1]
+
+
+def test_directions_are_searched_once_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    searches = []
+    choose = ProjectedLinear._projection_of
+
+    def watched(layer: ProjectedLinear, gradient: Tensor | OuterProducts) -> Dominant:
+        searches.append(layer.name)
+        return choose(layer, gradient)
+
+    monkeypatch.setattr(ProjectedLinear, "_projection_of", watched)
+    losses(attached("cheapest", accumulation_steps=4), passes=4)
+    assert len(searches) == 2 * STEPS // 10, "of two layers"
+
+
+@pytest.mark.parametrize("clip", [float("inf"), 1e-3], ids=["whole", "clipped"])
+def test_a_step_of_fewer_passes_refreshes_by_what_they_showed(clip: float) -> None:
+    """As where so many passes are expected. Clipped, it sees the old core's gradient: zero in a task's first step."""
+    learnt = []
+    for expected in (2, 5):
+        model = attached("cheapest", accumulation_steps=expected)
+        optimizer = gorp.GORPAdamW(gorp.param_groups(model), full_rank_lr=1e-2)
+        for step in range(21):
+            x, y = data(0, step)
+            optimizer.zero_grad()
+            for part_x, part_y in zip(x.chunk(2), y.chunk(2), strict=True):
+                (model(part_x) - part_y).square().mean().backward()
+            if step:
+                nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip)
+            optimizer.step()
+        learnt.append(model)
+    layers = zip(*(gorp.learned_layers(model).values() for model in learnt), strict=True)
+    for layer, other in layers:
+        assert isinstance(layer, ProjectedLinear) and isinstance(other, ProjectedLinear)
+        torch.testing.assert_close(layer.V, other.V, rtol=0, atol=1e-2 if clip < 1 else 1e-5)
+        torch.testing.assert_close(layer.core, other.core, rtol=0.2 if clip < 1 else 1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("tokens", "form"), [(1, OuterProducts), (20 * WIDTH, Tensor)], ids=["few", "many"])
@@ -218,7 +254,7 @@ def test_one_pass_chooses_from_the_form_of_fewer_operations(
     seen = []
     choose = ProjectedLinear._projection_of
 
-    def watched(layer: ProjectedLinear, gradient: Tensor | OuterProducts) -> tuple[Tensor, Tensor, Tensor]:
+    def watched(layer: ProjectedLinear, gradient: Tensor | OuterProducts) -> Dominant:
         seen.append(gradient)
         return choose(layer, gradient)
 

@@ -5,7 +5,7 @@ Everything computes in the dtype it is given; callers pass fp32 or wider.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,9 +56,18 @@ def orthonormalize_off(columns: Tensor, basis: Tensor) -> Tensor:
     return columns
 
 
+class Dominant(NamedTuple):
+    """What a block iteration found of a matrix M (out, in)."""
+
+    u: Tensor  # (out, rank)
+    v: Tensor  # (in, rank)
+    rows: Tensor  # U^T M, (rank, in), what lies in S included
+    block: Tensor  # (in, q), to start from next time
+
+
 def dominant_subspace(
     matrix: Tensor | OuterProducts, start: Tensor, rank: int, basis: Tensor | None = None, rounds: int = ROUNDS
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Dominant:
     """Approximate top singular subspaces of a matrix, or of matrix (I - S S^T), by block subspace iteration.
 
     Args:
@@ -66,25 +75,26 @@ def dominant_subspace(
         start: (..., in, q), q >= rank; any block of full rank, best the one the last call returned.
         rank: how many dominant directions to reduce to.
         basis: S, (..., in, s), orthonormal columns; None for none.
-        rounds: passes over the matrix; each multiplies by it once from either side.
+        rounds: passes over the matrix, at least 1; each multiplies by it once from either side.
 
     Returns:
-        U (..., out, rank) and V (..., in, rank), the leading singular vectors within the block, signed so that
-        the largest entry of each column of V is positive, and the whole block (..., in, q) to start from next time.
+        The leading singular vectors within the block, signed so that the largest entry of each column of V is
+        positive, U^T matrix, and the whole block.
     """
     if basis is None:
         basis = start.new_zeros(*start.shape[:-1], 0)
-    block = project_out(start.mT, basis).mT
-    for _ in range(rounds):
+    free = project_out(start.mT, basis)
+    for turn in range(rounds):
+        block = free.mT if turn == 0 else orthonormalize(free.mT)  # (..., in, q)
         left = orthonormalize(matrix @ block)  # (..., out, q)
-        block = orthonormalize_off(matrix.mT @ left, basis)  # (..., in, q)
-    left = orthonormalize(matrix @ block)
-    rows = project_out(project_out((matrix.mT @ left).mT, basis), basis)  # (..., q, in)
-    u, _, vh = torch.linalg.svd(rows, full_matrices=False)
-    u, v = left @ u, vh.mT
+        rows = (matrix.mT @ left).mT  # (..., q, in)
+        free = project_out(project_out(rows, basis), basis)
+    turned, _, vh = torch.linalg.svd(free, full_matrices=False)
+    v = vh.mT
     signs = v.gather(-2, v.abs().argmax(dim=-2, keepdim=True)).sign()
-    u, v = u * signs, v * signs
-    return u[..., :rank], v[..., :rank], v
+    turned, v = turned * signs, v * signs
+    leading = turned[..., :rank]
+    return Dominant(left @ leading, v[..., :rank], leading.mT @ rows, v)
 
 
 def free_and_whole_norm(matrix: Tensor | OuterProducts, basis: Tensor, seed: int) -> tuple[Tensor, Tensor]:

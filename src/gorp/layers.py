@@ -14,6 +14,7 @@ from gorp._linalg import (
     PROBES,
     ROUNDS,
     SPARE_COLUMNS,
+    Dominant,
     align,
     dominant_subspace,
     free_and_whole_norm,
@@ -143,7 +144,9 @@ class ProjectedLinear(FullRankLinear):
     A refresh needs a few thin products with the layer's gradient G (out, in), not G. They are taken of the inputs, kept
     for the backward pass on refresh steps, and of the gradient at the output; where forming G first takes fewer
     operations, it exists within the layer's own backward pass and nowhere else. With ``accumulation_steps`` above 1
-    what the passes of a refresh step showed is held until the step, in the form that is smaller.
+    what the passes of a refresh step showed is held until the last of them, in the form that is smaller. A step of
+    fewer passes chooses at the step itself: clipping has seen the old core's gradient then, and the new one's is
+    scaled as that was.
     """
 
     U: Tensor
@@ -154,9 +157,10 @@ class ProjectedLinear(FullRankLinear):
         for buffer in ("U", "start"):
             self.register_buffer(buffer, self._zeros(0, 0))
         self._gradient: Tensor | OuterProducts | None = None
-        self._chosen: tuple[Tensor, Tensor, Tensor] | None = None
+        self._passes = 0
+        self._chosen: Dominant | None = None
         self.core.register_hook(self._project_core_gradient)
-        self.core.register_post_accumulate_grad_hook(self._choose_projection)
+        self.core.register_post_accumulate_grad_hook(self._end_pass)
 
     @property
     def _exact(self) -> bool:
@@ -184,11 +188,11 @@ class ProjectedLinear(FullRankLinear):
 
     def accumulate_gradient(self, delta: Tensor, inputs: Tensor) -> None:
         """Add delta^T x of one use of the layer in one backward pass; delta (..., out), inputs (..., in)."""
-        if self._chosen is not None and self.core.grad is None:
-            self._gradient = self._chosen = None  # gradients were cleared without a step
-        if self._chosen is not None and self.config.accumulation_steps == 1:
+        if self._passes and self.core.grad is None:
+            self.forget_passes()  # gradients were cleared without a step
+        if self._passes == self.config.accumulation_steps:
             raise RuntimeError(
-                f"{self.name}: a second backward pass before optimizer.step(); "
+                f"{self.name}: backward pass {self._passes + 1} before optimizer.step(); "
                 "set accumulation_steps in GORPConfig to the number of passes per step"
             )
         use = OuterProducts(
@@ -209,45 +213,47 @@ class ProjectedLinear(FullRankLinear):
             return self.config.refresh_from == "activations"
         if self.config.accumulation_steps > 1:
             return gradient.nbytes <= self.weight.numel() * self.core.element_size()
-        return gradient.is_cheaper((2 * ROUNDS + 2) * self.start.shape[1] + 2 * PROBES)
+        return gradient.is_cheaper(2 * ROUNDS * self.start.shape[1] + 2 * PROBES)
 
     @without_autocast
     @torch.no_grad()
-    def _choose_projection(self, core: Tensor) -> None:
-        """Once a backward pass has reached Z on a refresh step: new U, V from G, and Z's gradient U^T G V on them."""
+    def _end_pass(self, core: Tensor) -> None:
+        """Once a backward pass has reached Z on a refresh step: the last of them gives Z's gradient on new U and V."""
         if self._gradient is None:
             return
-        gradient = self._gradient
-        self._chosen = self._projection_of(gradient)
-        u, v, _ = self._chosen
-        rows = (gradient.mT @ u).mT  # (k, in)
-        core.grad = self._project_core_gradient(rows @ v)
-        if self.config.memory == "sketch":
-            self.seen[INPUT] = rows
-        if self.config.accumulation_steps == 1:
-            self._gradient = None
+        self._passes += 1
+        if self._passes == self.config.accumulation_steps:
+            core.grad = self._choose_projection(self._gradient)
+        else:
+            self._accumulated_norm = torch.linalg.vector_norm(core.grad)
 
-    def _projection_of(self, gradient: Tensor | OuterProducts) -> tuple[Tensor, Tensor, Tensor]:
-        """U, V and the next start block for a gradient G (out, in); the present ones where G has nothing to say."""
-        present = (self.U, self.V, self.start)
+    def _choose_projection(self, gradient: Tensor | OuterProducts) -> Tensor:
+        """Set U, V for the coming step by G, which is let go, and tell Z's gradient U^T G V on them."""
+        self._chosen, self._gradient = self._projection_of(gradient), None
+        if self.config.memory == "sketch":
+            self.seen[INPUT] = self._chosen.rows
+        return self._project_core_gradient(self._chosen.rows @ self._chosen.v)
+
+    def _projection_of(self, gradient: Tensor | OuterProducts) -> Dominant:
+        """New directions for a gradient G (out, in); the present ones where G has nothing to say."""
         basis = self.space.basis.to(self.start) if self._exact else self.start[:, :0]
         free, whole = map(float, free_and_whole_norm(gradient, basis, self.seed_at(self.step)))
         is_noise = self.config.guard and free < NOISE * whole
         if not 0 < whole < float("inf") or is_noise:
             self.skipped_refreshes += 1
-            return present
+            return Dominant(self.U, self.V, (gradient.mT @ self.U).mT, self.start)
         k = self.core.shape[0]
-        u, v, start = dominant_subspace(gradient, self.start, k, basis)
+        found = dominant_subspace(gradient, self.start, k, basis)
         if not self._exact:
-            return u, v, start
+            return found
         if bool(self.U.any()):
-            u, v = align(u, self.U), align(v, self.V)
+            u, v = align(found.u, self.U), align(found.v, self.V)
         else:
             u, v = (
-                u @ rotation(k, 2 * self.task_seed, u.dtype).to(u),
-                v @ rotation(k, 2 * self.task_seed + 1, v.dtype).to(v),
+                side @ rotation(k, 2 * self.task_seed + i, side.dtype).to(side)
+                for i, side in enumerate((found.u, found.v))
             )
-        return u, orthonormalize_off(v, basis), start
+        return Dominant(u, orthonormalize_off(v, basis), (u.mT @ found.u) @ found.rows, found.block)
 
     @without_autocast
     def _project_core_gradient(self, gradient: Tensor) -> Tensor:
@@ -268,18 +274,24 @@ class ProjectedLinear(FullRankLinear):
 
     @override
     def begin_step(self) -> None:
-        if self._chosen is None:
+        if self._passes and self._gradient is not None:  # fewer than accumulation_steps
+            clipped = torch.linalg.vector_norm(self.core.grad) / self._accumulated_norm
+            self.core.grad = self._choose_projection(self._gradient) * clipped.nan_to_num(1.0)
+        chosen = self._chosen
+        if chosen is None or chosen.u is self.U:
             return
-        u, v, start = self._chosen
-        if u is not self.U:
-            self.merge()
-            # as a checkpoint will bring them back: another memory layout would round differently
-            self.U, self.V, self.start = u.contiguous(), v.contiguous(), start.contiguous()
+        self.merge()
+        # as a checkpoint will bring them back: another memory layout would round differently
+        self.U, self.V, self.start = (part.contiguous() for part in (chosen.u, chosen.v, chosen.block))
 
     @override
     def forget_pending(self) -> None:
         super().forget_pending()
-        self._gradient = self._chosen = None
+        self.forget_passes()
+
+    def forget_passes(self) -> None:
+        """Drop what backward passes of a refresh step showed."""
+        self._gradient, self._chosen, self._passes = None, None, 0
 
     @override
     def refresh_at(self, step: int) -> None:
