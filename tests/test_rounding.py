@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from gorp._rounding import REMAINDER, join, keep_remainder, read_weight, split, write_weight
+from gorp._rounding import REMAINDER, ROWS_AT_A_TIME, add_product, join, keep_remainder, read_weight, split
 
 
 def test_split_and_join_are_exact_for_every_kind_of_number() -> None:
@@ -24,7 +24,7 @@ def test_many_small_merges_add_up_in_bf16_as_in_fp32() -> None:
     small = start.abs().mean() * 1e-4
     plain = layer.weight.detach().clone()
     for _ in range(1000):
-        write_weight(layer, read_weight(layer) + small)
+        add_product(layer, torch.ones(8, 1), small.expand(1, 16))
         plain += small
     moved = read_weight(layer) - start
     torch.testing.assert_close(moved, torch.full_like(moved, 1000 * small), rtol=1e-3, atol=0)
@@ -36,5 +36,16 @@ def test_wider_weights_need_no_remainder() -> None:
     layer = nn.Linear(4, 4)
     keep_remainder(layer)
     assert not list(layer.buffers())
-    write_weight(layer, torch.ones(4, 4))
-    assert layer.weight.eq(1).all()
+    before = layer.weight.detach().clone()
+    add_product(layer, torch.ones(4, 2), torch.ones(2, 4))
+    torch.testing.assert_close(layer.weight, before + 2)
+
+
+def test_a_product_is_added_in_parts_as_a_whole() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(24, ROWS_AT_A_TIME + 40, bias=False).to(torch.bfloat16)
+    keep_remainder(layer)
+    left, right = torch.randn(ROWS_AT_A_TIME + 40, 3), torch.randn(3, 24)
+    before = read_weight(layer).clone()
+    add_product(layer, left, right)
+    torch.testing.assert_close(read_weight(layer), before + left @ right)

@@ -15,6 +15,9 @@ from torch import Tensor
 REMAINDER = "rounding_remainder"
 """Name of the int16 buffer (out, in) beside a bf16 ``weight``."""
 
+ROWS_AT_A_TIME = 256
+"""Rows of a bf16 weight that are joined to fp32 at a time."""
+
 
 class HasWeight(Protocol):
     """A module with a ``weight`` (out, in)."""
@@ -54,12 +57,20 @@ def read_weight(module: HasWeight) -> Tensor:
     return join(weight, getattr(module, REMAINDER)) if weight.dtype is torch.bfloat16 else weight
 
 
-def write_weight(module: HasWeight, exact: Tensor) -> None:
-    """Store an exact weight (out, in) in place."""
+def add_product(module: HasWeight, left: Tensor, right: Tensor) -> None:
+    """Add left @ right, (out, r) times (r, in), to an exact weight in place; a second one is never held.
+
+    Args:
+        module: whose weight.
+        left, right: in the dtype of what `read_weight` gives.
+    """
     weight: Tensor = module.weight.detach()
-    if weight.dtype is torch.bfloat16:
-        rounded, remainder = split(exact.contiguous())
-        weight.copy_(rounded)
-        getattr(module, REMAINDER).copy_(remainder)
-    else:
-        weight.copy_(exact)
+    if weight.dtype is not torch.bfloat16:
+        weight.addmm_(left, right)
+        return
+    parts = (whole.split(ROWS_AT_A_TIME) for whole in (weight, getattr(module, REMAINDER), left))
+    for rounded, remainder, left_part in zip(*parts, strict=True):
+        for part, new in zip(
+            (rounded, remainder), split(join(rounded, remainder).addmm_(left_part, right)), strict=True
+        ):
+            part.copy_(new)

@@ -24,7 +24,7 @@ from gorp._linalg import (
 )
 from gorp._outer_products import OuterProducts
 from gorp._precision import without_autocast
-from gorp._rounding import keep_remainder, read_weight, write_weight
+from gorp._rounding import add_product, keep_remainder, read_weight
 from gorp._taps import tap
 from gorp.config import GORPConfig
 from gorp.learned_layer import LearnedLayer, guarded
@@ -82,8 +82,8 @@ class FullRankLinear(nn.Module, LearnedLayer):
         """What Z V^T x (..., rows of Z) is at the layer's output, (..., out)."""
 
     @abstractmethod
-    def change(self) -> Tensor:
-        """What the core adds to the weight, (out, in)."""
+    def change(self) -> tuple[Tensor, Tensor]:
+        """Factors of what the core adds to the weight, (out, k) and (k, in)."""
 
     def _zeros(self, *shape: int) -> Tensor:
         wide = torch.promote_types(self.weight.dtype, torch.float32)
@@ -108,12 +108,12 @@ class FullRankLinear(nn.Module, LearnedLayer):
     @override
     @torch.no_grad()
     def effective_weight(self) -> Tensor:
-        return read_weight(self) + self.change()
+        return torch.addmm(read_weight(self), *self.change())
 
     @override
     @torch.no_grad()
     def merge(self) -> None:
-        write_weight(self, self.effective_weight())
+        add_product(self, *self.change())
         self.core.zero_()
 
     @override
@@ -177,8 +177,8 @@ class ProjectedLinear(FullRankLinear):
         return F.linear(core_output, self.U)
 
     @override
-    def change(self) -> Tensor:
-        return self.U @ self.core @ self.V.mT
+    def change(self) -> tuple[Tensor, Tensor]:
+        return self.U @ self.core, self.V.mT
 
     @override
     def forward(self, x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from gorp._linalg import seeded_normal
 from gorp._precision import without_autocast
-from gorp._rounding import keep_remainder, read_weight, write_weight
+from gorp._rounding import add_product, keep_remainder, read_weight
 from gorp.config import GORPConfig
 from gorp.learned_layer import LearnedLayer, guarded
 from gorp.space import INPUT, OUTPUT, LayerSpace
@@ -93,12 +93,12 @@ class LoRALayer(LearnedLayer):
     @override
     @torch.no_grad()
     def effective_weight(self) -> Tensor:
-        return read_weight(self.base) + self.scaling * (self.B @ self.A)
+        return torch.addmm(read_weight(self.base), self.B, self.A, alpha=self.scaling)
 
     @override
     @torch.no_grad()
     def merge(self) -> None:
-        write_weight(self.base, self.effective_weight())
+        add_product(self.base, self.scaling * self.B, self.A)
         self.B.zero_()
 
     @override

@@ -32,8 +32,8 @@ class RandomlyProjectedLinear(FullRankLinear):
         return core_output
 
     @override
-    def change(self) -> Tensor:
-        return self.core @ self.V.mT
+    def change(self) -> tuple[Tensor, Tensor]:
+        return self.core, self.V.mT
 
     @override
     def width_of(self, side: str) -> int:

@@ -52,7 +52,7 @@ class GORP(Method):
 
     def effective_weights(self) -> dict[str, Tensor]:
         """The weights with the factors that are not merged yet."""
-        return {name: layer.effective_weight().clone() for name, layer in self._layers.items()}
+        return {name: layer.effective_weight() for name, layer in self._layers.items()}
 
     def optimizer(self) -> torch.optim.Optimizer:
         """GORPAdamW, with a learning rate for either half."""
