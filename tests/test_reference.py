@@ -10,7 +10,7 @@ from gorp.layers import ProjectedLinear
 from gorp.lora import LoRALayer
 from gorp.random_projection import RandomlyProjectedLinear
 from gorp.reference import ReferenceFullRank, ReferenceLoRA, ReferenceRandomFullRank, grown_basis
-from gorp.space import SKETCH_ROWS, sketch
+from gorp.space import GRAM_WIDTH, SKETCH_ROWS, sketch, sketched_rows
 
 #: Variant and damping.
 FORMS = {"exact": ("exact", 0.0), "damped": ("exact", 0.5), "paper": ("paper", 0.0)}
@@ -195,14 +195,29 @@ def test_lora_without_a_space_is_adamw_on_its_factors() -> None:
     torch.testing.assert_close(layer.B.detach(), twin[1].detach(), rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("width", [40, 600], ids=["lossless", "shrunk"])
+@pytest.mark.parametrize("width", [40, GRAM_WIDTH + 64], ids=["whole", "shrunk"])
 def test_sketch_keeps_the_leading_energy_of_all_rows(width: int) -> None:
     rows = seeded_normal(1000, 6, 1, torch.float64) @ seeded_normal(6, width, 2, torch.float64)
     kept = rows.new_zeros(0, width)
     for chunk in rows.split(8):
         kept = sketch(kept, chunk)
     assert kept.shape[0] < SKETCH_ROWS
-    torch.testing.assert_close(kept.T @ kept, rows.T @ rows, rtol=1e-6, atol=1e-6)
+    standing = sketched_rows(kept)
+    torch.testing.assert_close(standing.T @ standing, rows.T @ rows, rtol=1e-6, atol=1e-6)
+
+
+def test_a_gram_matrix_keeps_all_of_a_flat_spectrum_and_no_nonsense() -> None:
+    rows = seeded_normal(3000, 60, 1)
+    kept = rows.new_zeros(0, 60)
+    assert len(sketched_rows(kept)) == 0, "nothing was seen"
+    for chunk in rows.split(8):
+        kept = sketch(kept, chunk)
+    standing = sketched_rows(kept)
+    torch.testing.assert_close(standing.T @ standing, rows.T @ rows, rtol=1e-4, atol=1e-3 * 3000)
+    energies = standing.square().sum(dim=1)
+    assert energies.equal(energies.sort(descending=True).values)
+    assert len(sketched_rows(torch.zeros(60, 60))) == 0
+    assert not torch.isfinite(sketched_rows(sketch(kept, torch.full((1, 60), float("nan"))))).all()
 
 
 def test_grown_basis_of_the_reference_holds_what_it_promises() -> None:

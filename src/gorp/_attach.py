@@ -22,7 +22,7 @@ from gorp.learned_layer import LearnedLayer
 from gorp.lora import ADAPTER, LoRALayer
 from gorp.optimizer import FULL_RANK, LORA, GORPAdamW
 from gorp.random_projection import RandomlyProjectedLinear
-from gorp.space import INPUT, OUTPUT, GradientSpace, LayerSpace, Side
+from gorp.space import INPUT, OUTPUT, GradientSpace, LayerSpace, Side, sketched_rows
 from gorp.targets import describe_layers, find_layers
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -173,7 +173,7 @@ def _held(space: GradientSpace, layer: LayerSpace) -> list[str]:
 def _memory(layer: LearnedLayer, side: str, state: dict[str, Tensor]) -> Tensor:
     if layer.config.memory == "first_moment":
         return layer.moment_rows(side, state["exp_avg"])
-    return state["sketch"]
+    return sketched_rows(state["sketch"])
 
 
 def _check_layer(name: str, linear: nn.Linear, rank: int) -> None:

@@ -10,6 +10,9 @@ from torch import Tensor
 CHUNK = 1024
 """Rows of a panel of another dtype that are brought to the block's at a time."""
 
+THIN = 2
+"""An operation of a product with few columns takes about so many times as long as one of the product that forms G."""
+
 
 class OuterProducts:
     r"""G = sum_i delta_i^T x_i over the uses i of a layer, (out, in), of which only thin products are formed.
@@ -67,9 +70,9 @@ class OuterProducts:
         return sum(panel.nbytes for use in self.panels for panel in use)
 
     def is_cheaper(self, columns: int) -> bool:
-        """Whether so many columns, in all products, take fewer operations this way than with G formed first."""
+        """Whether so many columns, in all products, take less time this way than with G formed first."""
         (out, width), tokens = self.shape, sum(left.shape[0] for left, _ in self.panels)
-        return tokens * (out + width) * columns < out * width * (tokens + columns)
+        return THIN * tokens * (out + width) * columns < out * width * (tokens + THIN * columns)
 
     def _chunks(self, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
         for left, right in self.panels:

@@ -142,8 +142,8 @@ class ProjectedLinear(FullRankLinear):
     backward pass has reached Z, so that clipping sees the gradient of the new core; merging happens at the step.
 
     A refresh needs a few thin products with the layer's gradient G (out, in), not G. They are taken of the inputs, kept
-    for the backward pass on refresh steps, and of the gradient at the output; where forming G first takes fewer
-    operations, it exists within the layer's own backward pass and nowhere else. With ``accumulation_steps`` above 1
+    for the backward pass on refresh steps, and of the gradient at the output; where forming G first takes less
+    time, it exists within the layer's own backward pass and nowhere else. With ``accumulation_steps`` above 1
     what the passes of a refresh step showed is held until the last of them, in the form that is smaller. A step of
     fewer passes chooses at the step itself: clipping has seen the old core's gradient then, and the new one's is
     scaled as that was.

@@ -34,8 +34,8 @@ class GORPAdamW(Optimizer):
 
     A step with a gradient that is not finite changes nothing and is counted in ``skipped_steps``.
 
-    State per parameter: ``step``, ``exp_avg``, ``exp_avg_sq``, ``sketch`` (n, width), tensors all; with ``damping``,
-    A and Z have ``energy`` (2,), the squared norms of X P and X.
+    State per parameter: ``step``, ``exp_avg``, ``exp_avg_sq``, ``sketch`` as :func:`gorp.space.sketch` has it, tensors
+    all; with ``damping``, A and Z have ``energy`` (2,), the squared norms of X P and X.
 
     Args:
         params: what :func:`gorp.param_groups` returns.

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-SKETCH_ROWS, SKETCH_KEPT = 640, 512
+GRAM_WIDTH, SKETCH_ROWS, SKETCH_KEPT = 1536, 640, 512
 NOISE = 1e-5
 
 
@@ -45,9 +45,9 @@ class Memory:
         self.rows: list[Tensor] = []
 
     def add(self, rows: Tensor) -> None:
-        """Keep rows; when there are 640, keep the top 512 sigma_j v_j^T in their place."""
+        """Keep rows; of 640 wider than 1536 keep the top 512 sigma_j v_j^T in their place."""
         self.rows.extend(rows)
-        if len(self.rows) >= SKETCH_ROWS:
+        if rows.shape[1] > GRAM_WIDTH and len(self.rows) >= SKETCH_ROWS:
             _, sigma, vh = torch.linalg.svd(torch.stack(self.rows), full_matrices=False)
             self.rows = [sigma[j] * vh[j] for j in range(min(SKETCH_KEPT, len(sigma)))]
 
