@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import random
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -22,8 +23,59 @@ from gorp.encoding import Encoder
 from gorp.evaluation import Evaluator, Prompts
 from gorp.run_config import RunConfig
 from gorp.run_setup import load_stream
+from gorp.tasks import Example
 
 BATCH = 64
+
+
+def measure(model: str, examples: Sequence[Example], length: int, rounds: int, batch: int = BATCH) -> list[Figure]:
+    """The ratio, and the share of answers that are the same.
+
+    Args:
+        model: of the T5 kind.
+        examples: with their answers.
+        length: longest prompt, in tokens.
+        rounds, batch: how often, and rows at a time.
+    """
+    backbone = load_backbone(model)
+    encoder = Encoder(backbone.model, backbone.tokenizer, length, 50)
+    backbone.model.generation_config.max_new_tokens = Prompts.of(examples, encoder).max_new_tokens
+    evaluator = Evaluator(backbone.model, encoder, batch)
+    answers: dict[str, list[str]] = {}
+
+    def ours() -> None:
+        evaluator._prompts.clear()  # encode each time, as the trainer's side does
+        answers["gorp"] = evaluator.predict(examples)
+
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Seq2SeqTrainingArguments(
+            folder,
+            per_device_eval_batch_size=batch,
+            predict_with_generate=True,
+            dataloader_pin_memory=torch.cuda.is_available(),
+            report_to=[],
+            disable_tqdm=True,
+        )
+        trainer = Seq2SeqTrainer(
+            backbone.model,
+            settings,
+            data_collator=DataCollatorForSeq2Seq(backbone.tokenizer, backbone.model),
+            processing_class=backbone.tokenizer,
+        )
+
+        def theirs() -> None:
+            rows = [encoder.row(example) for example in examples]
+            dataset = [{"input_ids": list(row.prompt), "labels": list(row.answer)} for row in rows]
+            tokens = torch.from_numpy(trainer.predict(dataset).predictions)  # type: ignore[arg-type]
+            texts = backbone.tokenizer.batch_decode(tokens.clamp(min=0), skip_special_tokens=True)
+            answers["trainer"] = [text.strip() for text in texts]
+
+        seconds = alternate({"gorp": ours, "trainer": theirs}, rounds)
+    same = sum(a == b for a, b in zip(answers["gorp"], answers["trainer"], strict=True)) / len(examples)
+    return [
+        Figure.ratio("throughput: gorp / Seq2SeqTrainer.predict", seconds["trainer"], seconds["gorp"], ">= 2"),
+        Figure("share of answers that are the same", same, same, same, "1"),
+    ]
 
 
 def main() -> None:
@@ -41,48 +93,8 @@ def main() -> None:
     )
     examples = [example for task in load_stream(config) for example in task.test]
     random.Random(0).shuffle(examples)
-    backbone = load_backbone(options.model)
-    encoder = Encoder(backbone.model, backbone.tokenizer, options.length, 50)
-    longest = Prompts.of(examples, encoder).max_new_tokens
-    backbone.model.generation_config.max_new_tokens = longest
-    evaluator = Evaluator(backbone.model, encoder, BATCH)
-    with tempfile.TemporaryDirectory() as folder:
-        settings = Seq2SeqTrainingArguments(
-            folder,
-            per_device_eval_batch_size=BATCH,
-            predict_with_generate=True,
-            report_to=[],
-            disable_tqdm=True,
-        )
-        trainer = Seq2SeqTrainer(
-            backbone.model,
-            settings,
-            data_collator=DataCollatorForSeq2Seq(backbone.tokenizer, backbone.model),
-            processing_class=backbone.tokenizer,
-        )
-        answers: dict[str, list[str]] = {}
-
-        def ours() -> None:
-            evaluator._prompts.clear()  # encode each time, as the trainer's side does
-            answers["gorp"] = evaluator.predict(examples)
-
-        def theirs() -> None:
-            rows = [encoder.row(example) for example in examples]
-            dataset = [{"input_ids": list(row.prompt), "labels": list(row.answer)} for row in rows]
-            tokens = torch.from_numpy(trainer.predict(dataset).predictions)  # type: ignore[arg-type]
-            texts = backbone.tokenizer.batch_decode(tokens.clamp(min=0), skip_special_tokens=True)
-            answers["trainer"] = [text.strip() for text in texts]
-
-        seconds = alternate({"gorp": ours, "trainer": theirs}, options.rounds)
-    same = sum(a == b for a, b in zip(answers["gorp"], answers["trainer"], strict=True)) / len(examples)
-    tell(
-        f"evaluation, {len(examples)} mixed prompts",
-        [
-            Figure.ratio("throughput: gorp / Seq2SeqTrainer.predict", seconds["trainer"], seconds["gorp"], ">= 2"),
-            Figure("share of answers that are the same", same, same, same, "1"),
-        ],
-        options.out,
-    )
+    figures = measure(options.model, examples, options.length, options.rounds)
+    tell(f"evaluation, {len(examples)} mixed prompts", figures, options.out)
 
 
 if __name__ == "__main__":

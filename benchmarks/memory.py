@@ -4,8 +4,8 @@
 
 The blocks, contenders and batches of speed.py. A peak is the most bytes of tensors alive at an instant, from building
 the model to the end of 2 T steps, as torch's profiler sees the CPU's allocator: weights, factors, moments, memories,
-activations, gradients. The sketches hold a quarter of their rows by then. What gorp's space S takes is told beside it
-and is no part of gorp's peak.
+activations, gradients. gorp's memories are full from the start. What its space S takes is told beside it and is no
+part of gorp's peak.
 """
 
 from __future__ import annotations

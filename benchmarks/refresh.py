@@ -4,9 +4,9 @@
     python benchmarks/refresh.py --only energy --model MODEL --data DIR --out benchmarks/performance/refresh_energy.json
 
 ``cost``: one layer's gradient G (size, size) of some tokens, given formed or as x and delta; its new directions by the
-block iteration from a warm start, and by torch.linalg.svd of G. ``energy``: gorp learns the first two tasks of
-standard-cl order 1; at every refresh of every full-rank layer, ||U^T G V||^2 over the exact top-k energy of
-G (I - S S^T).
+block iteration from a warm start, and by torch.linalg.svd of G; and all that a refresh does to a layer. ``energy``:
+every linear layer of the blocks learns the first two tasks of standard-cl order 1 at full rank; at every refresh of
+every layer, ||U^T G V||^2 over the exact top-k energy of G (I - S S^T).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from unittest import mock
 
 import torch
 from timing import Figure, alternate, tell
-from torch import Tensor
+from torch import Tensor, nn
 
 import gorp
 from gorp._linalg import SPARE_COLUMNS, Dominant, dominant_subspace, orthonormalize, project_out
@@ -31,41 +31,64 @@ from gorp.run_setup import load_stream
 
 RANK = 8
 LEARNS = {
-    "lora_targets": ["SelfAttention", "DenseReluDense"],
-    "full_rank_targets": ["EncDecAttention"],
+    "full_rank_targets": ["SelfAttention", "EncDecAttention", "DenseReluDense"],
     "rank": RANK,
     "memory": "weighted_features",
     "energy": 0.98,
     "max_share": 0.97,
     "protect_outputs": False,
 }
-"""As in experiments/methods_t5.yaml."""
+"""The memory and the space as in experiments/methods_t5.yaml."""
 
 
 def cost(size: int, tokens: int, full: float, rounds: int) -> list[Figure]:
-    """Times of one refresh; ``full`` is the share of the width that S takes."""
+    """Times of one search, and of a whole refresh; ``full`` is the share of the width that S takes."""
     torch.manual_seed(0)
     delta, x = torch.randn(tokens, size), torch.randn(tokens, size) * 0.995 ** torch.arange(size)
     parts = OuterProducts([(delta, x)])
     gradient = parts.formed(torch.float32)
     basis = orthonormalize(torch.randn(size, int(full * size)))
     start = dominant_subspace(gradient, torch.randn(size, RANK + SPARE_COLUMNS), RANK, basis).block
+    wide, narrow = layer_of(basis, torch.float32), layer_of(basis, torch.bfloat16)
     seconds = alternate(
         {
             "svd": lambda: torch.linalg.svd(gradient, full_matrices=False),
-            "given": lambda: dominant_subspace(gradient, start, RANK, basis),
-            "parts": lambda: dominant_subspace(parts, start, RANK, basis),
+            "G given": lambda: dominant_subspace(gradient, start, RANK, basis),
+            f"from {tokens} tokens": lambda: dominant_subspace(parts, start, RANK, basis),
+            f"whole refresh in fp32, from {tokens} tokens": lambda: refresh(wide, delta, x),
+            f"whole refresh in bf16, from {tokens} tokens": lambda: refresh(narrow, delta.bfloat16(), x.bfloat16()),
         },
         rounds,
     )
-    what = f"{size} x {size}, S {full:.0%} full: full SVD / gorp"
+    theirs = seconds.pop("svd")
+    goals = {"G given": ">= 120", f"from {tokens} tokens": ">= 300"} if not full else {}
     return [
-        Figure.ratio(f"{what}, G given", seconds["svd"], seconds["given"], ">= 120" if not full else ""),
-        Figure.ratio(f"{what}, from {tokens} tokens", seconds["svd"], seconds["parts"], ">= 300" if not full else ""),
+        Figure.ratio(f"{size} x {size}, S {full:.0%} full: full SVD / gorp, {what}", theirs, ours, goals.get(what, ""))
+        for what, ours in seconds.items()
     ]
 
 
-def energy(model: str, data: str, steps: int) -> list[Figure]:
+def layer_of(basis: Tensor, dtype: torch.dtype) -> ProjectedLinear:
+    """A square full-rank layer whose space is given."""
+    size = len(basis)
+    model = nn.Sequential(nn.Linear(size, size, bias=False, dtype=dtype))
+    gorp.attach(model, gorp.GORPConfig(full_rank_targets=["0"], rank=RANK, refresh_from="activations"))
+    (layer,) = gorp.learned_layers(model).values()
+    assert isinstance(layer, ProjectedLinear)
+    layer.space.input.basis = basis
+    layer.restart(task=1)
+    return layer
+
+
+def refresh(layer: ProjectedLinear, delta: Tensor, x: Tensor) -> None:
+    """All that a refresh adds to a layer's step: norms, search, alignment, the core's new gradient, the merge."""
+    layer.accumulate_gradient(delta, x)
+    layer._end_pass(layer.core)
+    layer.begin_step()
+    layer.forget_pending()
+
+
+def energy(model: str, data: str, steps: int, batch_size: int) -> list[Figure]:
     """Shares of the exact top-k energy, over refreshes and layers."""
     torch.manual_seed(0)
     backbone = load_backbone(model)
@@ -75,6 +98,7 @@ def energy(model: str, data: str, steps: int) -> list[Figure]:
     config = RunConfig.from_mapping({"stream": "standard-cl/1", "data": {"dir": data, "train_rows": 1000}})
     first: list[float] = []
     later: list[float] = []
+    concentrated: list[float] = []
     choose = ProjectedLinear._projection_of
 
     def watched(layer: ProjectedLinear, gradient: Tensor | OuterProducts) -> Dominant:
@@ -82,28 +106,35 @@ def energy(model: str, data: str, steps: int) -> list[Figure]:
         u, v = chosen.u, chosen.v
         whole = gradient.formed(torch.float64) if isinstance(gradient, OuterProducts) else gradient.double()
         free = project_out(whole, layer.space.basis.double())
-        exact = torch.linalg.svdvals(free)[: u.shape[1]].square().sum()
+        energies = torch.linalg.svdvals(free).square()
+        exact = energies[: u.shape[1]].sum()
         (later if layer.step else first).append(float((u.double().mT @ free @ v.double()).square().sum() / exact))
+        concentrated.append(float(exact / energies.sum()))
         return chosen
 
     with mock.patch.object(ProjectedLinear, "_projection_of", watched):
         for task in load_stream(config)[:2]:
             rows = encoder.rows(task.train)
             for step in range(steps):
-                batch = encoder.training_batch([rows[(8 * step + i) % len(rows)] for i in range(8)])
+                batch = encoder.training_batch([rows[(batch_size * step + i) % len(rows)] for i in range(batch_size)])
                 optimizer.zero_grad()
                 answer_loss(encoder.logits(net, batch), batch["labels"]).backward()
                 optimizer.step()
             gorp.end_task(net, optimizer, task.name)
-    figures = []
-    for shares, when, goals in ((later, "warm start", (">= 0.98", ">= 0.95")), (first, "first of a task", ("", ""))):
-        shares.sort()
-        for name, value, goal in (
-            ("mean", statistics.fmean(shares), goals[0]),
-            ("5th percentile", shares[len(shares) // 20], goals[1]),
-        ):
-            figures.append(Figure(f"energy share, {when}, {name} of {len(shares)}", value, shares[0], shares[-1], goal))
-    return figures
+    return [
+        *_spread("energy share, warm start", later, ">= 0.98", ">= 0.95"),
+        *_spread("energy share, first of a task", first),
+        *_spread(f"the top {RANK} directions' share of all energy", concentrated),
+    ]
+
+
+def _spread(what: str, shares: list[float], mean_goal: str = "", low_goal: str = "") -> list[Figure]:
+    shares = sorted(shares)
+    ends = shares[0], shares[-1]
+    return [
+        Figure(f"{what}, mean of {len(shares)}", statistics.fmean(shares), *ends, mean_goal),
+        Figure(f"{what}, 5th percentile", shares[len(shares) // 20], *ends, low_goal),
+    ]
 
 
 def main() -> None:
@@ -114,6 +145,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=250, help="optimizer steps a task, for energy")
+    parser.add_argument("--batch-size", type=int, default=32, help="rows, for energy")
     parser.add_argument("--model", default="t5-tiny")
     parser.add_argument("--data", default=None, help="folder of the benchmark data; without it, no energy")
     parser.add_argument("--out", type=Path)
@@ -123,7 +155,7 @@ def main() -> None:
         for full in (0.0, 0.25):
             figures += cost(options.size, options.tokens, full, options.rounds)
     if options.only != "cost" and options.data:
-        figures += energy(options.model, options.data, options.steps)
+        figures += energy(options.model, options.data, options.steps, options.batch_size)
     tell("refresh", figures, options.out)
 
 

@@ -4,9 +4,11 @@
 
 One encoder and one decoder block of T5-large (d 1024, ff 4096), and one block of LLaMA2-7B (d 4096, ff 11008), with
 random weights and a small vocabulary, on random tokens. gorp learns its default layers at rank 8, T = 10; LoRA (peft,
-torch's fused AdamW) the union of them at the same rank; full fine-tuning (fused AdamW) every weight; GaLore
+torch's fused AdamW) the union of them at the same rank; O-LoRA the same with its penalty on fifteen earlier tasks; OSF
+(peft) the same layers with a quarter of each protected; full fine-tuning (fused AdamW) every weight; GaLore
 (galore-torch, if it is installed) gorp's layers at the same rank and T. Times are of T steps, one of them a refresh.
-"Optimizer work" is the step, and of gorp all that its hooks and refreshes do in the backward pass besides.
+gorp's memories begin as full as they get. "Optimizer work" is the step, and of gorp all that its hooks and refreshes do
+in the backward pass besides.
 """
 
 from __future__ import annotations
@@ -27,15 +29,21 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 import gorp
-from gorp._linalg import orthonormalize
+from gorp._linalg import orthonormalize, seeded_normal
 from gorp.backbones import default_targets
 from gorp.layers import ProjectedLinear
 from gorp.learned_layer import LearnedLayer
 from gorp.lora import LoRALayer
+from gorp.methods.o_lora import OLoRA
+from gorp.methods.osf import OSF
+from gorp.optimizer import layer_of
+from gorp.run_config import RunConfig
+from gorp.space import GRAM_WIDTH, SKETCH_KEPT, sketch
 from gorp.targets import find_layers
 
-RANK, T, VOCABULARY = 8, 10, 512
+RANK, T, VOCABULARY, TASKS = 8, 10, 512, 15
 Step = Callable[[], None]
+Penalty = Callable[[torch.Tensor], torch.Tensor]
 
 BLOCKS: dict[str, Callable[[], nn.Module]] = {
     "T5-large": lambda: T5ForConditionalGeneration(
@@ -53,21 +61,24 @@ BLOCKS: dict[str, Callable[[], nn.Module]] = {
 }  # fmt: skip
 
 
-def steps_of(model: nn.Module, optimizer: torch.optim.Optimizer, rows: int, length: int) -> Step:
+def steps_of(
+    model: nn.Module, optimizer: torch.optim.Optimizer, rows: int, length: int, penalty: Penalty | None = None
+) -> Step:
     """T training steps on one batch of random tokens; the decoder of a T5 sees as many."""
     tokens = torch.randint(0, VOCABULARY, (rows, length))
 
     def steps() -> None:
         for _ in range(T):
             optimizer.zero_grad()
-            model(input_ids=tokens, labels=tokens).loss.backward()
+            output = model(input_ids=tokens, labels=tokens)
+            (output.loss + penalty(output.logits) if penalty else output.loss).backward()
             optimizer.step()
 
     return steps
 
 
 def attach(base: nn.Module, share: float, **settings: object) -> tuple[nn.Module, gorp.GORPAdamW]:
-    """gorp on its default layers, a share of each layer's width taken by earlier tasks."""
+    """gorp on its default layers, a share of each layer's width taken by earlier tasks; its memories are full."""
     lora, full_rank = default_targets(base)
     targets = {"lora_targets": lora, "full_rank_targets": full_rank, "rank": RANK, "refresh_every": T}
     model = gorp.attach(copy.deepcopy(base), gorp.GORPConfig.model_validate(targets | settings))
@@ -77,7 +88,16 @@ def attach(base: nn.Module, share: float, **settings: object) -> tuple[nn.Module
                 side.basis = orthonormalize(torch.randn(side.width, int(share * side.width)))
                 side.energy = torch.ones(side.rank)
         layer.restart(task=1)
-    return model, gorp.GORPAdamW(gorp.param_groups(model), lr=1e-4, full_rank_lr=1e-4)
+    optimizer = gorp.GORPAdamW(gorp.param_groups(model), lr=1e-4, full_rank_lr=1e-4)
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            layer, side = layer_of(p)
+            if layer.space.side(side) is not None:
+                state = optimizer.state[p] = optimizer._fresh_state(p)
+                width = layer.width_of(side)
+                rows = seeded_normal(1 if width <= GRAM_WIDTH else SKETCH_KEPT, width, layer.index).to(p)
+                state["sketch"] = sketch(state["sketch"], rows)
+    return model, optimizer
 
 
 def learning(base: nn.Module) -> list[str]:
@@ -90,6 +110,25 @@ def lora(base: nn.Module) -> tuple[nn.Module, torch.optim.Optimizer]:
     model = copy.deepcopy(base).requires_grad_(False)
     inject_adapter_in_model(LoraConfig(r=RANK, lora_alpha=32, target_modules=learning(base)), model)
     return model, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
+
+
+def o_lora(base: nn.Module) -> tuple[nn.Module, torch.optim.Optimizer, Penalty]:
+    """LoRA as above, kept off the factors of fifteen earlier tasks by O-LoRA's penalty."""
+    method = OLoRA(RunConfig.from_mapping({"method": "o-lora", "lora": {"rank": RANK, "targets": learning(base)}}))
+    method.attach(copy.deepcopy(base))
+    method.earlier_A = {
+        name: torch.randn(TASKS * RANK, A.shape[1]) / A.shape[1] ** 0.5 for name, A in method.earlier_A.items()
+    }
+    return method.model, method.optimizer(), lambda logits: method.penalty({}, logits)
+
+
+def osf(base: nn.Module) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """peft's OSF on gorp's layers, a quarter of each protected, as in the second of four tasks."""
+    settings = {"method": "osf", "options": {"targets": learning(base), "tasks": 4}}
+    method = OSF(RunConfig.from_mapping(settings))
+    method.attach(copy.deepcopy(base))
+    method.begin_task(None, index=1)
+    return method.model, method.optimizer()
 
 
 def full(base: nn.Module) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -110,7 +149,7 @@ def galore(base: nn.Module) -> tuple[nn.Module, torch.optim.Optimizer]:
 
 HOOKS: list[tuple[type, str]] = [
     (ProjectedLinear, "accumulate_gradient"),
-    (ProjectedLinear, "_choose_projection"),
+    (ProjectedLinear, "_end_pass"),
     (LoRALayer, "_receive"),
     (LearnedLayer, "see_inputs"),
     (LearnedLayer, "keep_inputs"),
@@ -139,46 +178,63 @@ def stopwatch(*methods: tuple[Any, str]) -> Iterator[list[float]]:
         yield spent
 
 
-def optimizer_work(build: Callable[[], tuple[nn.Module, torch.optim.Optimizer]], rows: int, length: int) -> float:
-    """Seconds of optimizer work in T steps, after T others."""
+def optimizer_work(base: nn.Module, rows: int, length: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds of optimizer work in T steps, after T others; GaLore's beside gorp's.
+
+    Raises:
+        ImportError: galore-torch is not installed.
+    """
+    seconds: dict[str, list[float]] = {"galore": [], "gorp": []}
     with stopwatch(*HOOKS) as hooks:  # before the hooks are registered
-        model, optimizer = build()
-        steps = steps_of(model, optimizer, rows, length)
-        steps()
-        hooks[0] = 0.0
-        with stopwatch((optimizer, "step")) as spent:
-            steps()
-        return hooks[0] + spent[0]
+        contenders = {"galore": galore(base), "gorp": attach(base, 0.0)}
+        steps = {name: steps_of(*parts, rows, length) for name, parts in contenders.items()}
+        for turn in range(rounds + 1):
+            for name, (_, optimizer) in contenders.items():
+                hooks[0] = 0.0
+                with stopwatch((optimizer, "step")) as spent:
+                    steps[name]()
+                if turn:
+                    seconds[name].append(hooks[0] + spent[0])
+    return seconds
 
 
-def measure(block: str, rows: int, length: int, rounds: int, with_galore: bool = True) -> list[Figure]:
-    """All ratios on one block."""
+def measure(block: str, rows: int, length: int, rounds: int, peers: bool = True) -> list[Figure]:
+    """All ratios on one block; without ``peers``, of gorp, LoRA and full fine-tuning alone."""
     torch.manual_seed(0)
     base = BLOCKS[block]()
     contenders = {
         "gorp": attach(base, 0.0),
         "gorp, spaces a quarter full": attach(base, 0.25),
         "gorp, random directions": attach(base, 0.0, projection="random"),
-        "lora": lora(base),
-        "full": full(base),
+        "LoRA": lora(base),
+        "full fine-tuning": full(base),
     }
-    seconds = alternate({name: steps_of(*parts, rows, length) for name, parts in contenders.items()}, rounds)
-    del contenders
-    ours, random, late = (seconds[name] for name in ("gorp", "gorp, random directions", "gorp, spaces a quarter full"))
+    steps = {name: steps_of(*parts, rows, length) for name, parts in contenders.items()}
+    if peers:
+        model, optimizer, penalty = o_lora(base)
+        steps[f"O-LoRA after {TASKS} tasks"] = steps_of(model, optimizer, rows, length, penalty)
+        steps["OSF"] = steps_of(*osf(base), rows, length)
+    seconds = alternate(steps, rounds)
+    del contenders, steps
     figures = [
-        Figure.ratio(f"{block} step: gorp / LoRA", ours, seconds["lora"], "<= 1.05"),
-        Figure.ratio(f"{block} step: gorp, random directions / LoRA", random, seconds["lora"]),
-        Figure.ratio(f"{block} step: gorp / full fine-tuning", ours, seconds["full"], "<= 0.75"),
-        Figure.ratio(f"{block} step: spaces a quarter full / empty", late, ours, "<= 1.05"),
+        Figure.ratio(f"{block} step: {over} / {under}", seconds[over], seconds[under], goal)
+        for over, under, goal in (
+            ("gorp", "LoRA", "<= 1.05"),
+            ("gorp, random directions", "LoRA", ""),
+            ("gorp", "full fine-tuning", "<= 0.75"),
+            ("gorp, spaces a quarter full", "gorp", "<= 1.05"),
+            ("gorp", f"O-LoRA after {TASKS} tasks", ""),
+            ("gorp", "OSF", ""),
+        )
+        if {over, under} <= seconds.keys()
     ]
-    if not with_galore:
+    if not peers:
         return figures
     try:
-        theirs = [optimizer_work(lambda: galore(base), rows, length)]
+        work = optimizer_work(base, rows, length, rounds)
     except ImportError:
         return figures
-    work = [optimizer_work(lambda: attach(base, 0.0), rows, length)]
-    return [*figures, Figure.ratio(f"{block} optimizer work: GaLore / gorp", theirs, work, ">= 50")]
+    return [*figures, Figure.ratio(f"{block} optimizer work: GaLore / gorp", work["galore"], work["gorp"], ">= 50")]
 
 
 def main() -> None:
@@ -188,12 +244,14 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--no-galore", action="store_true", help="its SVDs of a LLaMA block take minutes")
+    parser.add_argument(
+        "--no-peers", action="store_true", help="without O-LoRA, OSF and GaLore, whose SVDs take minutes"
+    )
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     figures = []
     for block in options.blocks:
-        figures += measure(block, options.rows, options.length, options.rounds, not options.no_galore)
+        figures += measure(block, options.rows, options.length, options.rounds, not options.no_peers)
     tell(f"speed, batch {options.rows} x {options.length}", figures, options.out)
 
 

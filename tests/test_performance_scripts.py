@@ -4,10 +4,15 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
 import torch
+
+from gorp.tasks import Example
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+import evaluation
+import memory
 import refresh
 import speed
 import timing
@@ -36,21 +41,67 @@ def test_figures_are_printed_and_kept_with_the_machine(tmp_path, capsys):
 
 
 def test_a_refresh_is_timed():
-    given, from_tokens = refresh.cost(size=64, tokens=32, full=0.25, rounds=1)
+    given, from_tokens, whole, in_bf16 = refresh.cost(size=64, tokens=32, full=0.25, rounds=1)
     assert given.median > 0
     assert "from 32 tokens" in from_tokens.what
+    assert "whole refresh in fp32" in whole.what
+    assert "whole refresh in bf16" in in_bf16.what
 
 
-def test_a_block_learns_in_every_way(monkeypatch):
-    """On the smallest LLaMA: every contender makes its steps, and gorp's work is found in the backward pass, too."""
-    small = speed.LlamaConfig(
+def test_a_whole_refresh_chooses_anew_and_merges():
+    delta, x = torch.randn(32, 64), torch.randn(32, 64)
+    layer = refresh.layer_of(torch.eye(64)[:, :8], torch.float32)
+    refresh.refresh(layer, delta, x)
+    first, weight = layer.V.clone(), layer.weight.detach().clone()
+    torch.nn.init.normal_(layer.core)
+    refresh.refresh(layer, delta.flip(0), x)
+    assert not layer.V.equal(first)
+    assert not layer.weight.equal(weight), "the core was merged"
+    assert not layer.core.any()
+    assert layer.V[:8].abs().max() < 1e-5, "off the space"
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """The smallest LLaMA as one of the blocks."""
+    config = speed.LlamaConfig(
         vocab_size=speed.VOCABULARY, hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=2,
         use_cache=False,
     )  # fmt: skip
-    monkeypatch.setitem(speed.BLOCKS, "small", lambda: speed.LlamaForCausalLM(small))
+    monkeypatch.setitem(speed.BLOCKS, "small", lambda: speed.LlamaForCausalLM(config))
+
+
+def test_a_peak_is_of_what_was_alive_at_once():
+    def run():
+        first = torch.zeros(1000)
+        del first
+        return [torch.zeros(1500) for _ in range(2)]
+
+    assert memory.peak(run) == 2 * 4 * 1500
+
+
+def test_memory_is_told_beside_loras(small):
+    torch.manual_seed(0)
+    figures = {figure.what: figure.median for figure in memory.measure("small", rows=1, length=8)}
+    empty, quarter, full, *_ = figures.values()
+    assert 0.5 < empty < full
+    assert 0.5 < quarter < full
+    held = memory.space_bytes(speed.attach(speed.BLOCKS["small"](), 0.25)[0])
+    assert held == 4 * 5 * 16 * 64, "of q and v on either side and of the gate on one, a quarter of 64 each"
+
+
+def test_answers_are_those_of_the_trainer(tiny_models):
+    examples = [Example("sort: b a" + " c" * i, "a b", ("a b", "b a")) for i in range(5)]
+    _, same = evaluation.measure(str(tiny_models["seq2seq"]), examples, length=32, rounds=1, batch=2)
+    assert same.median == 1
+
+
+def test_a_block_learns_in_every_way(small):
+    """Every contender makes its steps, and gorp's work is found in the backward pass, too."""
     figures = speed.measure("small", rows=1, length=8, rounds=1)
-    assert [figure.what.partition(": ")[2] for figure in figures[:4]] == [
-        "gorp / LoRA", "gorp, random directions / LoRA", "gorp / full fine-tuning", "spaces a quarter full / empty",
+    assert [figure.what.partition(": ")[2] for figure in figures[:6]] == [
+        "gorp / LoRA", "gorp, random directions / LoRA", "gorp / full fine-tuning",
+        "gorp, spaces a quarter full / gorp", "gorp / O-LoRA after 15 tasks", "gorp / OSF",
     ]  # fmt: skip
     base = speed.BLOCKS["small"]()
     with speed.stopwatch(*speed.HOOKS) as hooks:
