@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import evaluation
 import memory
 import refresh
+import scaling
 import speed
 import timing
 
@@ -109,3 +110,16 @@ def test_a_block_learns_in_every_way(small):
         assert {layer.space.input.rank for layer in model.learned_layers.values()} == {16}
         speed.steps_of(model, optimizer, 1, 8)()
     assert hooks[0] > 0
+
+
+def test_the_exponent_is_the_slope_over_sizes():
+    assert scaling.exponent([1, 2, 4], [3.0, 12.0, 48.0]) == pytest.approx(2)
+
+
+def test_growth_is_told_of_the_step_and_of_the_forward_pass(monkeypatch):
+    monkeypatch.setattr(scaling, "MIDDLE", {"layers": 1, "rows": 1, "width": 64})
+    figures = scaling.measure({"layers": (1, 3), "width": (64, 128)}, rounds=1, length=4)
+    assert [figure.what.partition(" (")[0] for figure in figures] == [
+        f"{name}, exponent in {measure}" for measure in ("layers", "width") for name in ("step", "forward pass")
+    ]
+    assert figures[0].lowest == figures[0].median == figures[0].highest
