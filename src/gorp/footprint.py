@@ -1,0 +1,83 @@
+"""What a model under GORP takes in bytes, part by part, from shapes alone: the model may be on torch's meta device."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import nn
+
+from gorp._linalg import SPARE_COLUMNS
+from gorp.config import GORPConfig
+from gorp.space import GRAM_WIDTH, SKETCH_ROWS
+from gorp.targets import find_layers
+
+PARTS = ("weights", "rounding", "factors", "projections", "gradients", "moments", "memory", "space")
+
+
+def footprint(model: nn.Module, config: GORPConfig, tasks: int = 0, growth: float = 1.0) -> dict[str, int]:
+    """Bytes that :func:`gorp.attach` and :class:`gorp.GORPAdamW` hold at the end of a step, task ``tasks`` + 1.
+
+    Activations are no part of it, nor is what a refresh takes for a moment.
+
+    Args:
+        model: not attached; only shapes and dtypes are looked at.
+        config: what learns, targets given.
+        tasks: how many were learnt before.
+        growth: the share of a side's width that each of them took; no side holds more than its cap.
+
+    Returns:
+        By part, in bytes. ``weights``: the model's own parameters and buffers. ``rounding``: what bf16 drops of the
+        weights that learn. ``factors``: A, B and Z. ``projections``: U, V and the start of the next search.
+        ``gradients`` and ``moments``: of the factors. ``memory``: of the rows of the task at hand, at most. ``space``:
+        S and, of LoRA's outputs, R.
+
+    Raises:
+        InputError: a target matches no layer.
+        ValueError: ``tasks`` or ``growth`` is out of range.
+    """
+    if tasks < 0 or not 0 <= growth <= 1:
+        raise ValueError(f"tasks should be >= 0 and growth in [0, 1] but are: {tasks}, {growth}")
+    lora = find_layers(model, config.lora_targets or (), "lora_targets")
+    full_rank = find_layers(model, config.full_rank_targets or (), "full_rank_targets")
+    parts = dict.fromkeys(PARTS, 0)
+    parts["weights"] = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    for name in (*lora, *full_rank):
+        linear = cast(nn.Linear, model.get_submodule(name))
+        for part, count in _layer(linear, config, name in lora, min(tasks * growth, float(config.max_share or 1.0))):
+            parts[part] += count
+    return parts
+
+
+def _layer(linear: nn.Linear, config: GORPConfig, is_lora: bool, held: float) -> list[tuple[str, int]]:
+    """Parts of one layer's bytes; ``held`` is the share of each side that S takes."""
+    out, width = linear.weight.shape
+    wide = torch.promote_types(linear.weight.dtype, torch.float32).itemsize
+    exact = config.variant == "exact"
+    k = min(config.rank, out, width - int(held * width) if exact else width)
+    spanned = width if exact else config.rank  # the input side's space lives there
+    sides = [spanned, *([out] if is_lora and config.protect_outputs else [])]
+    if is_lora:
+        factors, projections = config.rank * (out + width), 0
+    elif config.projection == "random":
+        factors, projections = out * k, width * k
+    else:
+        factors, projections = k * k, (out + width) * k + width * min(k + SPARE_COLUMNS, out, width)
+    kept = 0 if config.memory == "first_moment" else sum(map(_memory, sides))
+    columns = [int(held * side) for side in sides]
+    space = sum(count * (side + 1) for side, count in zip(sides, columns, strict=True))  # an energy a column
+    numbers = {
+        "factors": factors,
+        "projections": projections,
+        "gradients": factors,
+        "moments": 2 * factors,
+        "memory": kept,
+        "space": space,
+    }
+    lost = 2 * out * width if linear.weight.dtype is torch.bfloat16 else 0
+    return [("rounding", lost), *((part, wide * count) for part, count in numbers.items())]
+
+
+def _memory(width: int) -> int:
+    """Most numbers that stand for all rows of a side."""
+    return width * width if width <= GRAM_WIDTH else (SKETCH_ROWS - 1) * width
