@@ -8,7 +8,7 @@ torch's fused AdamW) the union of them at the same rank; O-LoRA the same with it
 (peft) the same layers with a quarter of each protected; full fine-tuning (fused AdamW) every weight; GaLore
 (galore-torch, if it is installed) gorp's layers at the same rank and T. Times are of T steps, one of them a refresh.
 gorp's memories begin as full as they get. "Optimizer work" is the step, and of gorp all that its hooks and refreshes do
-in the backward pass besides.
+in the backward pass besides. "Calls" is the optimizer's step where the tensors are so small that only calling counts.
 """
 
 from __future__ import annotations
@@ -198,6 +198,25 @@ def optimizer_work(base: nn.Module, rows: int, length: int, rounds: int) -> dict
     return seconds
 
 
+def host(layers: int, rounds: int) -> list[Figure]:
+    """Of an encoder-decoder of so many blocks a side and next to no width: what is left is the calls themselves."""
+    torch.manual_seed(0)
+    base = T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=VOCABULARY, d_model=32, d_ff=64, d_kv=8, num_heads=4, num_layers=layers, dropout_rate=0.0,
+            num_decoder_layers=layers, decoder_start_token_id=0, use_cache=False,
+        )
+    )  # fmt: skip
+    contenders = {"gorp": attach(base, 0.25, refresh_every=10**9), "LoRA": lora(base)}
+    optimizers = {name: optimizer for name, (_, optimizer) in contenders.items()}
+    for name, parts in contenders.items():
+        steps_of(*parts, 1, 4)()  # leaves a gradient on every factor
+        factors = sum(len(group["params"]) for group in optimizers[name].param_groups)
+    seconds = alternate({name: optimizer.step for name, optimizer in optimizers.items()}, 10 * rounds)
+    what = f"calls of one optimizer step, {factors} factors: gorp / LoRA's fused AdamW"
+    return [Figure.ratio(what, seconds["gorp"], seconds["LoRA"])]
+
+
 def measure(block: str, rows: int, length: int, rounds: int, peers: bool = True) -> list[Figure]:
     """All ratios on one block; without ``peers``, of gorp, LoRA and full fine-tuning alone."""
     torch.manual_seed(0)
@@ -252,6 +271,7 @@ def main() -> None:
     figures = []
     for block in options.blocks:
         figures += measure(block, options.rows, options.length, options.rounds, not options.no_peers)
+    figures += host(24, options.rounds)
     tell(f"speed, batch {options.rows} x {options.length}", figures, options.out)
 
 

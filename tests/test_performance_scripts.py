@@ -112,6 +112,12 @@ def test_a_block_learns_in_every_way(small):
     assert hooks[0] > 0
 
 
+def test_calls_are_timed_apart():
+    (figure,) = speed.host(layers=1, rounds=1)
+    assert figure.median > 0
+    assert "16 factors" in figure.what
+
+
 def test_the_exponent_is_the_slope_over_sizes():
     assert scaling.exponent([1, 2, 4], [3.0, 12.0, 48.0]) == pytest.approx(2)
 

@@ -111,28 +111,30 @@ class GORPAdamW(Optimizer):
             params, states = self._init_group(group)
             if not params:
                 continue
-            for p, state in zip(params, states, strict=True):
-                layer, _ = layer_of(p)
+            owners = [layer_of(p) for p in params]
+            for (layer, _), state in zip(owners, states, strict=True):
                 layer.begin_step()
                 if "energy" in state:
                     layer.set_stride(state["energy"])
             directions = _adam_directions(params, states, group["betas"], group["eps"])
             if group["weight_decay"]:
                 torch._foreach_mul_(params, 1 - float(group["lr"]) * group["weight_decay"])
-            for p, direction in zip(params, directions, strict=True):
-                layer, side = layer_of(p)
-                p.add_(layer.project_step(side, direction) * layer.stride, alpha=-float(group["lr"]))
-            for p, state in zip(params, states, strict=True):
-                self._remember(p, state)
+            steps = [
+                layer.project_step(side, direction) * layer.stride
+                for (layer, side), direction in zip(owners, directions, strict=True)
+            ]
+            torch._foreach_add_(params, steps, alpha=-float(group["lr"]))
+            for (layer, side), state in zip(owners, states, strict=True):
+                self._remember(layer, side, state)
         self._forget_pending()
 
     @staticmethod
-    def _remember(p: Tensor, state: dict[str, Tensor]) -> None:
+    def _remember(layer: LearnedLayer, side: str, state: dict[str, Tensor]) -> None:
         """After the step: what the gradient showed joins the sketch, and the layer learns which step is next."""
-        layer, side = layer_of(p)
         if side in layer.seen:
             state["sketch"] = sketch(state["sketch"], layer.seen[side])
-        layer.refresh_at(int(state["step"]))
+        if side == INPUT:
+            layer.refresh_at(int(state["step"]))
 
     def _forget_pending(self) -> None:
         for group in self.param_groups:
