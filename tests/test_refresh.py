@@ -224,6 +224,34 @@ def test_directions_are_searched_once_a_step(monkeypatch: pytest.MonkeyPatch) ->
     assert len(searches) == 2 * STEPS // 10, "of two layers"
 
 
+@pytest.mark.parametrize("refresh_from", ["cheapest", "activations", "weight_gradient"])
+def test_the_last_pass_may_stand_for_all(refresh_from: str) -> None:
+    """Where the passes are alike it is the same; where they are not, the last one gives the directions."""
+    learnt = {}
+    for passes in ("all", "last"):
+        model = attached(refresh_from, accumulation_steps=3, refresh_passes=passes)
+        optimizer = gorp.GORPAdamW(gorp.param_groups(model), full_rank_lr=1e-2)
+        for step in range(21):
+            x, y = data(0, step)
+            optimizer.zero_grad()
+            for _ in range(3 if step < 15 else 2):
+                (model(x) - y).square().mean().backward()
+            optimizer.step()
+        learnt[passes] = gorp.learned_layers(model)["up"]
+    for part in ("V", "core"):
+        torch.testing.assert_close(getattr(learnt["last"], part), getattr(learnt["all"], part), rtol=1e-3, atol=1e-4)
+    layer = gorp.learned_layers(attached(refresh_from, accumulation_steps=2, refresh_passes="last"))["up"]
+    assert isinstance(layer, ProjectedLinear)
+    shown = [(torch.randn(3, WIDTH), torch.randn(3, WIDTH)) for _ in range(2)]
+    for delta, x in shown:
+        layer.accumulate_gradient(delta, x)
+        layer.core.grad = torch.zeros_like(layer.core)
+        layer._end_pass(layer.core)
+    assert layer._chosen is not None
+    delta, x = shown[-1]
+    torch.testing.assert_close(layer._chosen.rows, 2 * layer._chosen.u.mT @ delta.mT @ x, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("clip", [float("inf"), 1e-3], ids=["whole", "clipped"])
 def test_a_step_of_fewer_passes_refreshes_by_what_they_showed(clip: float) -> None:
     """As where so many passes are expected. Clipped, it sees the old core's gradient: zero in a task's first step."""

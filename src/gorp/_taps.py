@@ -73,10 +73,10 @@ def input_rows(inputs: Tensor, delta: Tensor, weighted: bool, seed: int) -> Tens
     weights = _shares((sizes > 0).to(wide))
     if weighted:
         weights = (weights + _shares(sizes)) / 2
-    rows = rows * weights.sqrt()[:, None]
+    factors = weights.sqrt()
     if len(rows) <= ROWS_PER_USE:
-        return rows
-    rows = rows * random_signs(len(rows), seed).to(rows)[:, None]
+        return rows * factors[:, None]
+    rows = rows * (factors * random_signs(len(rows), seed).to(factors))[:, None]
     return F.pad(rows, (0, 0, 0, -len(rows) % ROWS_PER_USE)).view(-1, ROWS_PER_USE, rows.shape[-1]).sum(dim=0)
 
 

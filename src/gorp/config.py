@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Variant = Literal["exact", "paper"]
 Projection = Literal["gradient", "random"]
 RefreshFrom = Literal["cheapest", "activations", "weight_gradient"]
+RefreshPasses = Literal["all", "last"]
 Memory = Literal["sketch", "first_moment", "features", "weighted_features"]
 
 _DEFAULTS: dict[str, dict[str, object]] = {
@@ -61,6 +62,10 @@ class GORPConfig(BaseModel):
     refresh_from: RefreshFrom = Field(
         "cheapest",
         description="new directions come of a layer's inputs and output gradients, or of its weight's gradient, formed",
+    )
+    refresh_passes: RefreshPasses = Field(
+        "all",
+        description="passes of an accumulated step that new directions come of; last: of one, for which less is held",
     )
     energy: float = Field(
         0.95, ge=0, le=1, description="eps, share of the energy of a task's memory that the space must hold; 0: none"

@@ -144,7 +144,8 @@ class ProjectedLinear(FullRankLinear):
     A refresh needs a few thin products with the layer's gradient G (out, in), not G. They are taken of the inputs, kept
     for the backward pass on refresh steps, and of the gradient at the output; where forming G first takes less
     time, it exists within the layer's own backward pass and nowhere else. With ``accumulation_steps`` above 1
-    what the passes of a refresh step showed is held until the last of them, in the form that is smaller. A step of
+    what the passes of a refresh step showed is held until the last of them, in the form that is smaller; or the last
+    alone is looked at (``refresh_passes``), and its gradient taken for that of all. A step of
     fewer passes chooses at the step itself: clipping has seen the old core's gradient then, and the new one's is
     scaled as that was.
     """
@@ -157,7 +158,7 @@ class ProjectedLinear(FullRankLinear):
         for buffer in ("U", "start"):
             self.register_buffer(buffer, self._zeros(0, 0))
         self._gradient: Tensor | OuterProducts | None = None
-        self._passes = 0
+        self._passes = self._pass_shown = 0
         self._chosen: Dominant | None = None
         self.core.register_hook(self._project_core_gradient)
         self.core.register_post_accumulate_grad_hook(self._end_pass)
@@ -195,6 +196,8 @@ class ProjectedLinear(FullRankLinear):
                 f"{self.name}: backward pass {self._passes + 1} before optimizer.step(); "
                 "set accumulation_steps in GORPConfig to the number of passes per step"
             )
+        if self.config.refresh_passes == "last" and self._pass_shown < self._passes:
+            self._gradient, self._pass_shown = None, self._passes
         use = OuterProducts(
             [(delta.detach().reshape(-1, self.out_features), inputs.detach().reshape(-1, self.in_features))]
         )
@@ -203,7 +206,7 @@ class ProjectedLinear(FullRankLinear):
         if isinstance(gradient, OuterProducts):
             if not self._stays_in_panels(gradient):
                 gradient = gradient.formed(self.core.dtype)
-            elif self.config.accumulation_steps > 1:  # held beyond this pass, whose buffers the caller may fill again
+            elif self._passes + 1 < self.config.accumulation_steps:  # held while the caller may fill its buffers again
                 gradient = use.copied() if earlier is None else earlier + use.copied()
         self._gradient = gradient
 
@@ -211,7 +214,7 @@ class ProjectedLinear(FullRankLinear):
         """Whether G is best left as delta and x until the projection is chosen."""
         if self.config.refresh_from != "cheapest":
             return self.config.refresh_from == "activations"
-        if self.config.accumulation_steps > 1:
+        if self.config.accumulation_steps > 1 and self.config.refresh_passes == "all":
             return gradient.nbytes <= self.weight.numel() * self.core.element_size()
         return gradient.is_cheaper(2 * ROUNDS * self.start.shape[1] + 2 * PROBES)
 
@@ -230,6 +233,8 @@ class ProjectedLinear(FullRankLinear):
     def _choose_projection(self, gradient: Tensor | OuterProducts) -> Tensor:
         """Set U, V for the coming step by G, which is let go, and tell Z's gradient U^T G V on them."""
         self._chosen, self._gradient = self._projection_of(gradient), None
+        if self.config.refresh_passes == "last":  # which stands for the sum of all
+            self._chosen = self._chosen._replace(rows=self._chosen.rows * self._passes)
         if self.config.memory == "sketch":
             self.seen[INPUT] = self._chosen.rows
         return self._project_core_gradient(self._chosen.rows @ self._chosen.v)
@@ -291,7 +296,8 @@ class ProjectedLinear(FullRankLinear):
 
     def forget_passes(self) -> None:
         """Drop what backward passes of a refresh step showed."""
-        self._gradient, self._chosen, self._passes = None, None, 0
+        self._gradient, self._chosen = None, None
+        self._passes = self._pass_shown = 0
 
     @override
     def refresh_at(self, step: int) -> None:
