@@ -120,7 +120,7 @@ class LearnedLayer(ABC):
 
 def guarded(free: Tensor, whole: Tensor, config: GORPConfig) -> Tensor:
     """A free gradient, or zeros where it is the round-off of a gradient that lies in the space; NaN stays NaN."""
-    return free * is_signal(free, whole) if config.guard else free
+    return free * is_signal(free, whole) if config.guard and free is not whole else free
 
 
 def is_signal(free: Tensor, whole: Tensor) -> Tensor:

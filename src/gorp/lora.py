@@ -61,7 +61,7 @@ class LoRALayer(LearnedLayer):
 
     def _project(self, side: str, factor: Tensor) -> Tensor:
         space = self.space.side(side)
-        if space is None:
+        if space is None or not space.rank:
             return factor
         return self._as_rows(side, space.project(self._as_rows(side, factor)))
 

@@ -8,6 +8,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.adam import adam
 
 from gorp._precision import without_autocast
 from gorp.learned_layer import LearnedLayer
@@ -80,7 +81,7 @@ class GORPAdamW(Optimizer):
     def _fresh_state(p: Tensor) -> dict[str, Tensor]:
         layer, side = layer_of(p)
         state = {
-            "step": torch.zeros((), dtype=torch.float32),
+            "step": torch.zeros((), dtype=torch.float32, device=p.device),
             "exp_avg": torch.zeros_like(p),
             "exp_avg_sq": torch.zeros_like(p),
             "sketch": p.new_zeros(0, layer.width_of(side)),
@@ -134,7 +135,7 @@ class GORPAdamW(Optimizer):
         if side in layer.seen:
             state["sketch"] = sketch(state["sketch"], layer.seen[side])
         if side == INPUT:
-            layer.refresh_at(int(state["step"]))
+            layer.refresh_at(layer.step + 1)
 
     def _forget_pending(self) -> None:
         for group in self.param_groups:
@@ -179,19 +180,12 @@ def layer_of(p: Tensor) -> tuple[LearnedLayer, str]:
 def _adam_directions(
     params: list[Tensor], states: list[dict[str, Tensor]], betas: tuple[float, float], eps: float
 ) -> list[Tensor]:
-    """Adam's bias-corrected directions; moments and step counts move on in place."""
-    beta1, beta2 = betas
+    """Adam's bias-corrected directions m / (sqrt(v) + eps) by torch's fused kernel; moments and step counts move on."""
+    directions = [torch.zeros_like(p) for p in params]
     gradients = [p.grad for p in params if p.grad is not None]
-    steps = [state["step"] for state in states]
-    averages = [state["exp_avg"] for state in states]
-    squares = [state["exp_avg_sq"] for state in states]
-    torch._foreach_add_(steps, 1)
-    torch._foreach_lerp_(averages, gradients, 1 - beta1)
-    torch._foreach_mul_(squares, beta2)
-    torch._foreach_addcmul_(squares, gradients, gradients, 1 - beta2)
-    roots = torch._foreach_sqrt(squares)
-    torch._foreach_div_(roots, [(1 - beta2 ** float(step)) ** 0.5 for step in steps])
-    torch._foreach_add_(roots, eps)
-    directions = torch._foreach_div(averages, roots)
-    torch._foreach_div_(directions, [1 - beta1 ** float(step) for step in steps])
-    return list(directions)
+    averages, squares, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
+    adam(
+        directions, gradients, averages, squares, [], steps, fused=True, foreach=False, amsgrad=False, maximize=False,
+        beta1=betas[0], beta2=betas[1], lr=-1.0, weight_decay=0.0, eps=eps,
+    )  # fmt: skip
+    return directions
