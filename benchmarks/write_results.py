@@ -42,9 +42,9 @@ def results(name: str) -> Results:
     return found
 
 
-def table(name: str) -> str:
-    """AP, BWT and FWT of every cell, as Markdown."""
-    return to_markdown(summary_grid(results(name), "gorp", name))
+def table(name: str, against: str = "gorp") -> str:
+    """AP, BWT and FWT of every cell, and its differences from one of them, as Markdown."""
+    return to_markdown(summary_grid(results(name), against, name))
 
 
 def tasks(name: str, stream: str) -> str:
