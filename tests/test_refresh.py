@@ -184,10 +184,18 @@ def test_under_autocast_the_panels_stay_as_they_are_and_learn_the_same() -> None
     assert told[-1] < 0.6 * told[0]
 
 
+WITHIN: dict[str, dict[str, object]] = {
+    "gradients": {"memory": "sketch", "protect_outputs": False},
+    "inputs": {"memory": "weighted_features", "protect_outputs": False},
+    "random": {"projection": "random", "protect_outputs": False},
+    "paper": {"variant": "paper", "lora_dropout": 0.0},
+}
+
+
 @pytest.mark.parametrize("refresh_from", ["activations", "weight_gradient"])
-@pytest.mark.parametrize("memory", ["sketch", "weighted_features"])
-def test_backward_and_step_within_autocast_are_those_outside(refresh_from: str, memory: str) -> None:
-    models = [attached(refresh_from, memory=memory, lora_targets=["head"], protect_outputs=False) for _ in range(2)]
+@pytest.mark.parametrize("form", WITHIN.values(), ids=WITHIN)
+def test_backward_and_step_within_autocast_are_those_outside(refresh_from: str, form: dict[str, object]) -> None:
+    models = [attached(refresh_from, lora_targets=["head"], **form) for _ in range(2)]
     told = [
         losses(model, 2, autocast=True, all_within=within) for model, within in zip(models, (False, True), strict=True)
     ]
@@ -195,6 +203,29 @@ def test_backward_and_step_within_autocast_are_those_outside(refresh_from: str, 
     for within, outside in zip(*(gorp.learned_layers(model).values() for model in models), strict=True):
         assert within.effective_weight().equal(outside.effective_weight())
         assert within.space.basis.equal(outside.space.basis)
+
+
+def test_attaching_loading_and_reading_within_autocast_are_exact() -> None:
+    settings = {"projection": "random", "lora_targets": ["head"], "protect_outputs": False}
+    first = attached("cheapest", **settings)
+    losses(first)
+    learnt = gorp.learned_layers(first)["up"].space.basis
+    with torch.autocast("cpu", torch.bfloat16):
+        config = gorp.GORPConfig(full_rank_targets=["up", "shared"], rank=4, **settings)
+        model = gorp.attach(Network(False), config, first.gradient_space)
+        chosen = [gorp.learned_layers(model)["up"].V]
+        optimizer = gorp.GORPAdamW(gorp.param_groups(model))
+        (model(data(1, 0)[0]) ** 2).mean().backward()
+        optimizer.step()
+        state = optimizer.state_dict()
+        for part in state["state"].values():
+            part["step"].fill_(10)  # when a refresh is due
+        optimizer.load_state_dict(state)
+        assert all(layer.effective_weight().dtype is torch.float32 for layer in gorp.learned_layers(model).values())
+    assert learnt.shape[1] > 0
+    chosen.append(gorp.learned_layers(model)["up"].V)
+    for V in chosen:
+        assert (V.mT @ learnt).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("passes", [1, 4], ids=["one pass", "accumulated"])

@@ -28,6 +28,7 @@ from gorp.targets import describe_layers, find_layers
 Model = TypeVar("Model", bound=nn.Module)
 
 
+@without_autocast
 def attach(model: Model, config: GORPConfig, space: GradientSpace | None = None) -> Model:
     """Make the target layers of a model learn under GORP, in place; everything else is frozen.
 

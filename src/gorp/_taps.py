@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gorp._linalg import random_signs
-from gorp._precision import without_autocast
 
 Receiver = Callable[[Tensor, Tensor], None]
 """Called in the backward pass with delta (..., out) and the inputs (..., in)."""
@@ -30,7 +29,6 @@ class _Tap(torch.autograd.Function):
         return output.detach()  # not a view: what comes next may work in place
 
     @staticmethod
-    @without_autocast
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (delta,) = grads
         (inputs,) = ctx.saved_tensors

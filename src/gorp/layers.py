@@ -24,7 +24,7 @@ from gorp._linalg import (
 )
 from gorp._outer_products import OuterProducts
 from gorp._precision import without_autocast
-from gorp._rounding import add_product, keep_remainder, read_weight
+from gorp._rounding import HasWeight, keep_remainder
 from gorp._taps import tap
 from gorp.config import GORPConfig
 from gorp.learned_layer import LearnedLayer, guarded
@@ -81,10 +81,6 @@ class FullRankLinear(nn.Module, LearnedLayer):
     def lift(self, core_output: Tensor) -> Tensor:
         """What Z V^T x (..., rows of Z) is at the layer's output, (..., out)."""
 
-    @abstractmethod
-    def change(self) -> tuple[Tensor, Tensor]:
-        """Factors of what the core adds to the weight, (out, k) and (k, in)."""
-
     def _zeros(self, *shape: int) -> Tensor:
         wide = torch.promote_types(self.weight.dtype, torch.float32)
         return torch.zeros(*shape, dtype=wide, device=self.weight.device)
@@ -105,15 +101,13 @@ class FullRankLinear(nn.Module, LearnedLayer):
     def project_step(self, side: str, direction: Tensor) -> Tensor:
         return direction
 
+    @property
     @override
-    @torch.no_grad()
-    def effective_weight(self) -> Tensor:
-        return torch.addmm(read_weight(self), *self.change())
+    def holder(self) -> HasWeight:
+        return self
 
     @override
-    @torch.no_grad()
-    def merge(self) -> None:
-        add_product(self, *self.change())
+    def clear_change(self) -> None:
         self.core.zero_()
 
     @override

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from gorp._linalg import NOISE
+from gorp._precision import without_autocast
+from gorp._rounding import HasWeight, add_product, read_weight
 from gorp._taps import input_rows
 from gorp.config import GORPConfig
 from gorp.space import INPUT, LayerSpace
@@ -34,9 +36,31 @@ class LearnedLayer(ABC):
     def factors(self) -> dict[str, nn.Parameter]:
         """The trainable tensors, by the side of the space that they read."""
 
+    @property
     @abstractmethod
+    def holder(self) -> HasWeight:
+        """The module whose weight (out, in) the factors change."""
+
+    @abstractmethod
+    def change(self) -> tuple[Tensor, Tensor]:
+        """Factors of what is added to the weight, (out, k) and (k, in)."""
+
+    @abstractmethod
+    def clear_change(self) -> None:
+        """Make the change zero again."""
+
+    @without_autocast
+    @torch.no_grad()
     def effective_weight(self) -> Tensor:
         """The weight (out, in) the layer acts with, in fp32 or wider, factors not merged yet included."""
+        return torch.addmm(read_weight(self.holder), *self.change())
+
+    @without_autocast
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Fold the factors into the weight; the function of the layer stays the same."""
+        add_product(self.holder, *self.change())
+        self.clear_change()
 
     @abstractmethod
     def width_of(self, side: str) -> int:
@@ -49,10 +73,6 @@ class LearnedLayer(ABC):
     @abstractmethod
     def project_step(self, side: str, direction: Tensor) -> Tensor:
         """Adam's direction for the factor on one side, less what the space holds."""
-
-    @abstractmethod
-    def merge(self) -> None:
-        """Fold the factors into the weight; the function of the layer stays the same."""
 
     @abstractmethod
     def restart(self, task: int) -> None:

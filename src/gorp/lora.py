@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from gorp._linalg import seeded_normal
 from gorp._precision import without_autocast
-from gorp._rounding import add_product, keep_remainder, read_weight
+from gorp._rounding import HasWeight, keep_remainder
 from gorp.config import GORPConfig
 from gorp.learned_layer import LearnedLayer, guarded
 from gorp.space import INPUT, OUTPUT, LayerSpace
@@ -91,15 +91,17 @@ class LoRALayer(LearnedLayer):
     def project_step(self, side: str, direction: Tensor) -> Tensor:
         return self._project(side, direction) if self.config.project_step else direction
 
+    @property
     @override
-    @torch.no_grad()
-    def effective_weight(self) -> Tensor:
-        return torch.addmm(read_weight(self.base), self.B, self.A, alpha=self.scaling)
+    def holder(self) -> HasWeight:
+        return self.base
 
     @override
-    @torch.no_grad()
-    def merge(self) -> None:
-        add_product(self.base, self.scaling * self.B, self.A)
+    def change(self) -> tuple[Tensor, Tensor]:
+        return self.scaling * self.B, self.A
+
+    @override
+    def clear_change(self) -> None:
         self.B.zero_()
 
     @override
@@ -111,7 +113,7 @@ class LoRALayer(LearnedLayer):
         if self.config.null_space_start and self.config.variant == "exact":
             start = _null_space_start(start, self.space)
         self.A.copy_(start)
-        self.B.zero_()
+        self.clear_change()
         if self.space.frozen or not bool(self.A.any()):
             self.freeze()
 

@@ -147,6 +147,7 @@ class GORPAdamW(Optimizer):
         super().zero_grad(set_to_none)
         self._forget_pending()
 
+    @without_autocast
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore moments, sketches, step counts and the phase of the refresh; load the model's state first."""
         super().load_state_dict(state_dict)
