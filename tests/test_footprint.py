@@ -89,3 +89,17 @@ def test_bad_input_is_refused() -> None:
     for tasks, growth in ((-1, 0.5), (1, 1.5), (1, float("nan"))):
         with pytest.raises(ValueError, match="growth in"):
             footprint(network(), config(), tasks, growth)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"full_rank_targets": ["0"]}, "matches both"),
+        ({"lora_targets": [], "full_rank_targets": []}, "no targets"),
+        ({"rank": 20}, "above the size"),
+    ],
+)
+def test_what_cannot_be_attached_has_no_bytes(settings: dict[str, object], message: str) -> None:
+    for refused in (footprint, gorp.attach):
+        with pytest.raises(InputError, match=message):
+            refused(network(), config(**settings))

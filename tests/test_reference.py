@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 import gorp
 from gorp._linalg import rotation, seeded_normal
+from gorp.errors import InputError
 from gorp.layers import ProjectedLinear
 from gorp.lora import LoRALayer
 from gorp.random_projection import RandomlyProjectedLinear
@@ -218,6 +219,20 @@ def test_a_gram_matrix_keeps_all_of_a_flat_spectrum_and_no_nonsense() -> None:
     assert energies.equal(energies.sort(descending=True).values)
     assert len(sketched_rows(torch.zeros(60, 60))) == 0
     assert not torch.isfinite(sketched_rows(sketch(kept, torch.full((1, 60), float("nan"))))).all()
+
+
+def test_a_sketch_of_an_earlier_version_is_refused() -> None:
+    model = gorp.attach(nn.Sequential(nn.Linear(12, 12)), gorp.GORPConfig(lora_targets=["0"], rank=2))
+    optimizer = gorp.GORPAdamW(gorp.param_groups(model))
+    model(torch.randn(30, 12)).square().mean().backward()
+    optimizer.step()
+    state = optimizer.state_dict()
+    optimizer.load_state_dict(state)
+    rows = seeded_normal(30, 12, 1)
+    for earlier in (rows[:8], torch.linalg.qr(rows, mode="r").R):
+        state["state"][0]["sketch"] = earlier
+        with pytest.raises(InputError, match=r"a sketch \(\d+, 12\) of an earlier version"):
+            optimizer.load_state_dict(state)
 
 
 def test_grown_basis_of_the_reference_holds_what_it_promises() -> None:

@@ -283,6 +283,21 @@ def test_the_last_pass_may_stand_for_all(refresh_from: str) -> None:
     torch.testing.assert_close(layer._chosen.rows, 2 * layer._chosen.u.mT @ delta.mT @ x, rtol=1e-3, atol=1e-3)
 
 
+def test_the_last_pass_alone_holds_no_more_than_all() -> None:
+    held = {}
+    for passes in ("all", "last"):
+        layer = gorp.learned_layers(attached("cheapest", accumulation_steps=3, refresh_passes=passes))["up"]
+        assert isinstance(layer, ProjectedLinear)
+        held[passes] = []
+        for _ in range(2):
+            layer.accumulate_gradient(torch.randn(25, WIDTH), torch.randn(25, WIDTH))  # faster, but more, than G
+            layer.core.grad = torch.zeros_like(layer.core)
+            layer._end_pass(layer.core)
+            assert layer._gradient is not None
+            held[passes].append(layer._gradient.nbytes)
+    assert max(held["last"]) <= max(held["all"]) <= 4 * WIDTH * WIDTH
+
+
 @pytest.mark.parametrize("clip", [float("inf"), 1e-3], ids=["whole", "clipped"])
 def test_a_step_of_fewer_passes_refreshes_by_what_they_showed(clip: float) -> None:
     """As where so many passes are expected. Clipped, it sees the old core's gradient: zero in a task's first step."""

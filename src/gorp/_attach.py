@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gorp._precision import without_autocast
-from gorp._rounding import STORABLE
 from gorp._taps import tap
 from gorp.config import GORPConfig
 from gorp.errors import FullSpaceWarning, InputError
@@ -23,7 +22,7 @@ from gorp.lora import ADAPTER, LoRALayer
 from gorp.optimizer import FULL_RANK, LORA, GORPAdamW
 from gorp.random_projection import RandomlyProjectedLinear
 from gorp.space import INPUT, OUTPUT, GradientSpace, LayerSpace, Side, sketched_rows
-from gorp.targets import describe_layers, find_layers
+from gorp.targets import learning_layers
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -46,16 +45,7 @@ def attach(model: Model, config: GORPConfig, space: GradientSpace | None = None)
     """
     if hasattr(model, "gradient_space"):
         raise InputError("this model is attached already; attach a fresh one, or go on with end_task")
-    lora_names = find_layers(model, config.lora_targets or (), "lora_targets")
-    full_rank_names = find_layers(model, config.full_rank_targets or (), "full_rank_targets")
-    if not lora_names and not full_rank_names:
-        raise InputError(f"no targets: give lora_targets or full_rank_targets; {describe_layers(model)}")
-    for name in lora_names:
-        if name in full_rank_names:
-            raise InputError(f"layer {name} matches both lora_targets and full_rank_targets; it can learn one way only")
-    for name in [*lora_names, *full_rank_names]:
-        _check_layer(name, cast(nn.Linear, model.get_submodule(name)), config.rank)
-
+    lora_names, full_rank_names = learning_layers(model, config)
     model.requires_grad_(False)
     space = space or GradientSpace(float(config.max_share or 1.0), str(getattr(model, "name_or_path", "")))
     layers: dict[str, LearnedLayer] = {}
@@ -175,15 +165,6 @@ def _memory(layer: LearnedLayer, side: str, state: dict[str, Tensor]) -> Tensor:
     if layer.config.memory == "first_moment":
         return layer.moment_rows(side, state["exp_avg"])
     return sketched_rows(state["sketch"])
-
-
-def _check_layer(name: str, linear: nn.Linear, rank: int) -> None:
-    out_features, in_features = linear.weight.shape
-    if rank > min(out_features, in_features):
-        raise InputError(f"rank {rank} is above the size of layer {name} ({out_features}, {in_features})")
-    if linear.weight.dtype not in STORABLE:
-        accepted = ", ".join(str(dtype).removeprefix("torch.") for dtype in STORABLE)
-        raise InputError(f"layer {name} is {linear.weight.dtype}; a layer can learn in {accepted}")
 
 
 def _inject_lora(model: nn.Module, names: list[str], config: GORPConfig) -> None:

@@ -9,8 +9,8 @@ from torch import nn
 
 from gorp._linalg import SPARE_COLUMNS
 from gorp.config import GORPConfig
-from gorp.space import GRAM_WIDTH, SKETCH_ROWS
-from gorp.targets import find_layers
+from gorp.space import sketch_numbers
+from gorp.targets import learning_layers
 
 PARTS = ("weights", "rounding", "factors", "projections", "gradients", "moments", "memory", "space")
 
@@ -18,7 +18,8 @@ PARTS = ("weights", "rounding", "factors", "projections", "gradients", "moments"
 def footprint(model: nn.Module, config: GORPConfig, tasks: int = 0, growth: float = 1.0) -> dict[str, int]:
     """Bytes that :func:`gorp.attach` and :class:`gorp.GORPAdamW` hold at the end of a step, task ``tasks`` + 1.
 
-    Activations are no part of it, nor is what a refresh takes for a moment.
+    Activations are no part of it, nor are what a refresh takes for a moment and the few numbers of step counts and
+    ``damping``.
 
     Args:
         model: not attached; only shapes and dtypes are looked at.
@@ -33,13 +34,12 @@ def footprint(model: nn.Module, config: GORPConfig, tasks: int = 0, growth: floa
         S and, of LoRA's outputs, R.
 
     Raises:
-        InputError: a target matches no layer.
+        InputError: as of :func:`gorp.attach`.
         ValueError: ``tasks`` or ``growth`` is out of range.
     """
     if tasks < 0 or not 0 <= growth <= 1:
         raise ValueError(f"tasks should be >= 0 and growth in [0, 1] but are: {tasks}, {growth}")
-    lora = find_layers(model, config.lora_targets or (), "lora_targets")
-    full_rank = find_layers(model, config.full_rank_targets or (), "full_rank_targets")
+    lora, full_rank = learning_layers(model, config)
     parts = dict.fromkeys(PARTS, 0)
     parts["weights"] = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
     for name in (*lora, *full_rank):
@@ -63,7 +63,7 @@ def _layer(linear: nn.Linear, config: GORPConfig, is_lora: bool, held: float) ->
         factors, projections = out * k, width * k
     else:
         factors, projections = k * k, (out + width) * k + width * min(k + SPARE_COLUMNS, out, width)
-    kept = 0 if config.memory == "first_moment" else sum(map(_memory, sides))
+    kept = 0 if config.memory == "first_moment" else sum(map(sketch_numbers, sides))
     columns = [int(held * side) for side in sides]
     space = sum(count * (side + 1) for side, count in zip(sides, columns, strict=True))  # an energy a column
     numbers = {
@@ -76,8 +76,3 @@ def _layer(linear: nn.Linear, config: GORPConfig, is_lora: bool, held: float) ->
     }
     lost = 2 * out * width if linear.weight.dtype is torch.bfloat16 else 0
     return [("rounding", lost), *((part, wide * count) for part, count in numbers.items())]
-
-
-def _memory(width: int) -> int:
-    """Most numbers that stand for all rows of a side."""
-    return width * width if width <= GRAM_WIDTH else (SKETCH_ROWS - 1) * width

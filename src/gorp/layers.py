@@ -139,9 +139,9 @@ class ProjectedLinear(FullRankLinear):
     for the backward pass on refresh steps, and of the gradient at the output; where forming G first takes less
     time, it exists within the layer's own backward pass and nowhere else. With ``accumulation_steps`` above 1
     what the passes of a refresh step showed is held until the last of them, in the form that is smaller; or the last
-    alone is looked at (``refresh_passes``), and its gradient taken for that of all. A step of
-    fewer passes chooses at the step itself: clipping has seen the old core's gradient then, and the new one's is
-    scaled as that was.
+    alone is looked at (``refresh_passes``), and its gradient taken for that of all. A step of fewer passes chooses at
+    the step itself: what clips or rescales gradients has seen the old core's then, and the new one's is scaled as that
+    was; but in a task's first step, where the old one's is zero, it is left as it is.
     """
 
     U: Tensor
@@ -152,7 +152,8 @@ class ProjectedLinear(FullRankLinear):
         for buffer in ("U", "start"):
             self.register_buffer(buffer, self._zeros(0, 0))
         self._gradient: Tensor | OuterProducts | None = None
-        self._passes = self._pass_shown = 0
+        self._passes = self._gradient_pass = 0  # finished ones, and the last one that the gradient is of
+        self._accumulated_norm = torch.zeros(())
         self._chosen: Dominant | None = None
         self.core.register_hook(self._project_core_gradient)
         self.core.register_post_accumulate_grad_hook(self._end_pass)
@@ -184,14 +185,15 @@ class ProjectedLinear(FullRankLinear):
     def accumulate_gradient(self, delta: Tensor, inputs: Tensor) -> None:
         """Add delta^T x of one use of the layer in one backward pass; delta (..., out), inputs (..., in)."""
         if self._passes and self.core.grad is None:
-            self.forget_passes()  # gradients were cleared without a step
+            self._forget_passes()  # gradients were cleared without a step
         if self._passes == self.config.accumulation_steps:
             raise RuntimeError(
                 f"{self.name}: backward pass {self._passes + 1} before optimizer.step(); "
-                "set accumulation_steps in GORPConfig to the number of passes per step"
+                "set accumulation_steps in GORPConfig to the number of passes per step "
+                "(under re-entrant checkpointing, each segment that uses the layer is one)"
             )
-        if self.config.refresh_passes == "last" and self._pass_shown < self._passes:
-            self._gradient, self._pass_shown = None, self._passes
+        if self.config.refresh_passes == "last" and self._gradient_pass < self._passes:
+            self._gradient, self._gradient_pass = None, self._passes
         use = OuterProducts(
             [(delta.detach().reshape(-1, self.out_features), inputs.detach().reshape(-1, self.in_features))]
         )
@@ -200,15 +202,20 @@ class ProjectedLinear(FullRankLinear):
         if isinstance(gradient, OuterProducts):
             if not self._stays_in_panels(gradient):
                 gradient = gradient.formed(self.core.dtype)
-            elif self._passes + 1 < self.config.accumulation_steps:  # held while the caller may fill its buffers again
+            elif self._passes_to_come:  # held while the caller may fill its buffers again
                 gradient = use.copied() if earlier is None else earlier + use.copied()
         self._gradient = gradient
+
+    @property
+    def _passes_to_come(self) -> bool:
+        """Whether the pass at hand is not the last one of its step."""
+        return self._passes + 1 < self.config.accumulation_steps
 
     def _stays_in_panels(self, gradient: OuterProducts) -> bool:
         """Whether G is best left as delta and x until the projection is chosen."""
         if self.config.refresh_from != "cheapest":
             return self.config.refresh_from == "activations"
-        if self.config.accumulation_steps > 1 and self.config.refresh_passes == "all":
+        if self._passes_to_come or (self._passes and self.config.refresh_passes == "all"):
             return gradient.nbytes <= self.weight.numel() * self.core.element_size()
         return gradient.is_cheaper(2 * ROUNDS * self.start.shape[1] + 2 * PROBES)
 
@@ -286,12 +293,12 @@ class ProjectedLinear(FullRankLinear):
     @override
     def forget_pending(self) -> None:
         super().forget_pending()
-        self.forget_passes()
+        self._forget_passes()
 
-    def forget_passes(self) -> None:
+    def _forget_passes(self) -> None:
         """Drop what backward passes of a refresh step showed."""
         self._gradient, self._chosen = None, None
-        self._passes = self._pass_shown = 0
+        self._passes = self._gradient_pass = 0
 
     @override
     def refresh_at(self, step: int) -> None:

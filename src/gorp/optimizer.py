@@ -12,7 +12,7 @@ from torch.optim.adam import adam
 
 from gorp._precision import without_autocast
 from gorp.learned_layer import LearnedLayer
-from gorp.space import INPUT, sketch
+from gorp.space import INPUT, check_sketch, sketch
 
 FULL_RANK = "full_rank"
 LORA = "lora"
@@ -149,9 +149,16 @@ class GORPAdamW(Optimizer):
 
     @without_autocast
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore moments, sketches, step counts and the phase of the refresh; load the model's state first."""
+        """Restore moments, sketches, step counts and the phase of the refresh; load the model's state first.
+
+        Raises:
+            InputError: a sketch is of an earlier version.
+        """
+        for state in state_dict["state"].values():
+            check_sketch(state["sketch"])
         super().load_state_dict(state_dict)
         for p, state in self.state.items():
+            state["step"] = state["step"].to(p.device)  # which Adam's fused kernel wants
             layer_of(p)[0].refresh_at(int(state["step"]))
 
     def restart(self) -> None:

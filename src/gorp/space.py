@@ -46,6 +46,26 @@ def sketch(kept: Tensor, rows: Tensor) -> Tensor:
     return left[:, -SKETCH_KEPT:].mT.flip(0) @ kept
 
 
+def sketch_numbers(width: int) -> int:
+    """Most numbers that the sketch of a side of this width holds."""
+    return width * width if width <= GRAM_WIDTH else (SKETCH_ROWS - 1) * width
+
+
+def check_sketch(kept: Tensor) -> None:
+    """Refuse what another version kept of a task, before it is taken for a Gram matrix.
+
+    Raises:
+        InputError: a side up to GRAM_WIDTH wide that has seen rows has no symmetric matrix.
+    """
+    if kept.shape[1] > GRAM_WIDTH or not len(kept):
+        return
+    if len(kept) != kept.shape[1] or not torch.allclose(kept, kept.mT, rtol=1e-3, atol=0.0, equal_nan=True):
+        raise InputError(
+            f"the optimizer's state holds a sketch {tuple(kept.shape)} of an earlier version of gorp, which is no Gram "
+            "matrix; finish the task with that version, or begin the task anew"
+        )
+
+
 def sketched_rows(kept: Tensor) -> Tensor:
     """Rows K (n, d) whose Gram matrix K^T K is that of all rows that a sketch was given, in the order of their energy.
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from typing import cast
 
 from torch import nn
 
+from gorp._rounding import STORABLE
+from gorp.config import GORPConfig
 from gorp.errors import InputError
 
 
@@ -34,6 +37,34 @@ def find_layers(model: nn.Module, targets: Sequence[str], key: str) -> list[str]
             raise InputError(f"{key}: {target!r} matches no linear layer of this model; {describe_layers(model)}")
     wanted = {name for matches in found.values() for name in matches}
     return [name for name in names if name in wanted]
+
+
+def learning_layers(model: nn.Module, config: GORPConfig) -> tuple[list[str], list[str]]:
+    """Dotted names of the layers that learn by LoRA factors, and of those that learn at full rank.
+
+    Raises:
+        InputError: no layer matches a target, a layer matches both lists, the rank is above a layer's size, or a
+            weight's dtype cannot be learned in.
+    """
+    lora = find_layers(model, config.lora_targets or (), "lora_targets")
+    full_rank = find_layers(model, config.full_rank_targets or (), "full_rank_targets")
+    if not lora and not full_rank:
+        raise InputError(f"no targets: give lora_targets or full_rank_targets; {describe_layers(model)}")
+    for name in lora:
+        if name in full_rank:
+            raise InputError(f"layer {name} matches both lora_targets and full_rank_targets; it can learn one way only")
+    for name in (*lora, *full_rank):
+        _check_layer(name, cast(nn.Linear, model.get_submodule(name)), config.rank)
+    return lora, full_rank
+
+
+def _check_layer(name: str, linear: nn.Linear, rank: int) -> None:
+    out_features, in_features = linear.weight.shape
+    if rank > min(out_features, in_features):
+        raise InputError(f"rank {rank} is above the size of layer {name} ({out_features}, {in_features})")
+    if linear.weight.dtype not in STORABLE:
+        accepted = ", ".join(str(dtype).removeprefix("torch.") for dtype in STORABLE)
+        raise InputError(f"layer {name} is {linear.weight.dtype}; a layer can learn in {accepted}")
 
 
 def names_layer(target: str, name: str) -> bool:
