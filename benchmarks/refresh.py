@@ -49,7 +49,7 @@ def cost(size: int, tokens: int, full: float, rounds: int) -> list[Figure]:
     gradient = parts.formed(torch.float32)
     basis = orthonormalize(torch.randn(size, int(full * size)))
     start = dominant_subspace(gradient, torch.randn(size, RANK + SPARE_COLUMNS), RANK, basis).block
-    wide, narrow = layer_of(basis, torch.float32), layer_of(basis, torch.bfloat16)
+    wide, narrow = square_layer(basis, torch.float32), square_layer(basis, torch.bfloat16)
     seconds = alternate(
         {
             "svd": lambda: torch.linalg.svd(gradient, full_matrices=False),
@@ -68,7 +68,7 @@ def cost(size: int, tokens: int, full: float, rounds: int) -> list[Figure]:
     ]
 
 
-def layer_of(basis: Tensor, dtype: torch.dtype) -> ProjectedLinear:
+def square_layer(basis: Tensor, dtype: torch.dtype) -> ProjectedLinear:
     """A square full-rank layer whose space is given."""
     size = len(basis)
     model = nn.Sequential(nn.Linear(size, size, bias=False, dtype=dtype))

@@ -8,7 +8,7 @@ torch's fused AdamW) the union of them at the same rank; O-LoRA the same with it
 (peft) the same layers with a quarter of each protected; full fine-tuning (fused AdamW) every weight; GaLore
 (galore-torch, if it is installed) gorp's layers at the same rank and T. Times are of T steps, one of them a refresh.
 gorp's memories begin as full as they get. "Optimizer work" is the step, and of gorp all that its hooks and refreshes do
-in the backward pass besides. "Calls" is the optimizer's step where the tensors are so small that only calling counts.
+in the backward pass besides. "Calls" is that work where the tensors are so small that only calling counts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -178,15 +178,16 @@ def stopwatch(*methods: tuple[Any, str]) -> Iterator[list[float]]:
         yield spent
 
 
-def optimizer_work(base: nn.Module, rows: int, length: int, rounds: int) -> dict[str, list[float]]:
-    """Seconds of optimizer work in T steps, after T others; GaLore's beside gorp's.
+Build = Callable[[nn.Module], tuple[nn.Module, torch.optim.Optimizer]]
 
-    Raises:
-        ImportError: galore-torch is not installed.
-    """
-    seconds: dict[str, list[float]] = {"galore": [], "gorp": []}
+
+def optimizer_work(
+    base: nn.Module, builds: Mapping[str, Build], rows: int, length: int, rounds: int
+) -> dict[str, list[float]]:
+    """Seconds of optimizer work in T steps, after T others, of contenders that take turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in builds}
     with stopwatch(*HOOKS) as hooks:  # before the hooks are registered
-        contenders = {"galore": galore(base), "gorp": attach(base, 0.0)}
+        contenders = {name: build(base) for name, build in builds.items()}
         steps = {name: steps_of(*parts, rows, length) for name, parts in contenders.items()}
         for turn in range(rounds + 1):
             for name, (_, optimizer) in contenders.items():
@@ -207,14 +208,11 @@ def host(layers: int, rounds: int) -> list[Figure]:
             num_decoder_layers=layers, decoder_start_token_id=0, use_cache=False,
         )
     )  # fmt: skip
-    contenders = {"gorp": attach(base, 0.25, refresh_every=10**9), "LoRA": lora(base)}
-    optimizers = {name: optimizer for name, (_, optimizer) in contenders.items()}
-    for name, parts in contenders.items():
-        steps_of(*parts, 1, 4)()  # leaves a gradient on every factor
-        factors = sum(len(group["params"]) for group in optimizers[name].param_groups)
-    seconds = alternate({name: optimizer.step for name, optimizer in optimizers.items()}, 10 * rounds)
-    what = f"calls of one optimizer step, {factors} factors: gorp / LoRA's fused AdamW"
-    return [Figure.ratio(what, seconds["gorp"], seconds["LoRA"])]
+    builds: dict[str, Build] = {"gorp": lambda base: attach(base, 0.25), "LoRA": lora}
+    ours, theirs = (sum(len(group["params"]) for group in build(base)[1].param_groups) for build in builds.values())
+    work = optimizer_work(base, builds, 1, 4, rounds)
+    what = f"calls of the optimizer's work, {ours} factors: gorp / LoRA's fused AdamW, {theirs} factors"
+    return [Figure.ratio(what, work["gorp"], work["LoRA"])]
 
 
 def measure(block: str, rows: int, length: int, rounds: int, peers: bool = True) -> list[Figure]:
@@ -250,7 +248,7 @@ def measure(block: str, rows: int, length: int, rounds: int, peers: bool = True)
     if not peers:
         return figures
     try:
-        work = optimizer_work(base, rows, length, rounds)
+        work = optimizer_work(base, {"galore": galore, "gorp": lambda base: attach(base, 0.0)}, rows, length, rounds)
     except ImportError:
         return figures
     return [*figures, Figure.ratio(f"{block} optimizer work: GaLore / gorp", work["galore"], work["gorp"], ">= 50")]

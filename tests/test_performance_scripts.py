@@ -51,7 +51,7 @@ def test_a_refresh_is_timed():
 
 def test_a_whole_refresh_chooses_anew_and_merges():
     delta, x = torch.randn(32, 64), torch.randn(32, 64)
-    layer = refresh.layer_of(torch.eye(64)[:, :8], torch.float32)
+    layer = refresh.square_layer(torch.eye(64)[:, :8], torch.float32)
     refresh.refresh(layer, delta, x)
     first, weight = layer.V.clone(), layer.weight.detach().clone()
     torch.nn.init.normal_(layer.core)
@@ -116,6 +116,7 @@ def test_calls_are_timed_apart():
     (figure,) = speed.host(layers=1, rounds=1)
     assert figure.median > 0
     assert "16 factors" in figure.what
+    assert "12 factors" in figure.what
 
 
 def test_the_exponent_is_the_slope_over_sizes():

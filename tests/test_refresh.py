@@ -242,17 +242,23 @@ def test_the_cheapest_form_is_held(passes: int) -> None:
     assert forms[:-1] == [OuterProducts, OuterProducts, Tensor][: passes - 1]
 
 
-def test_directions_are_searched_once_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    searches = []
+@pytest.fixture
+def searched(monkeypatch: pytest.MonkeyPatch) -> list[Tensor | OuterProducts]:
+    """The gradients that directions were searched in."""
+    gradients: list[Tensor | OuterProducts] = []
     choose = ProjectedLinear._projection_of
 
     def watched(layer: ProjectedLinear, gradient: Tensor | OuterProducts) -> Dominant:
-        searches.append(layer.name)
+        gradients.append(gradient)
         return choose(layer, gradient)
 
     monkeypatch.setattr(ProjectedLinear, "_projection_of", watched)
+    return gradients
+
+
+def test_directions_are_searched_once_a_step(searched: list[Tensor | OuterProducts]) -> None:
     losses(attached("cheapest", accumulation_steps=4), passes=4)
-    assert len(searches) == 2 * STEPS // 10, "of two layers"
+    assert len(searched) == 2 * STEPS // 10, "of two layers"
 
 
 @pytest.mark.parametrize("refresh_from", ["cheapest", "activations", "weight_gradient"])
@@ -323,23 +329,15 @@ def test_a_step_of_fewer_passes_refreshes_by_what_they_showed(clip: float) -> No
 
 @pytest.mark.parametrize(("tokens", "form"), [(1, OuterProducts), (20 * WIDTH, Tensor)], ids=["few", "many"])
 def test_one_pass_chooses_from_the_form_of_fewer_operations(
-    tokens: int, form: type, monkeypatch: pytest.MonkeyPatch
+    tokens: int, form: type, searched: list[Tensor | OuterProducts]
 ) -> None:
-    seen = []
-    choose = ProjectedLinear._projection_of
-
-    def watched(layer: ProjectedLinear, gradient: Tensor | OuterProducts) -> Dominant:
-        seen.append(gradient)
-        return choose(layer, gradient)
-
-    monkeypatch.setattr(ProjectedLinear, "_projection_of", watched)
     model = attached("cheapest")
     with torch.autocast("cpu", torch.bfloat16):
         loss = model(torch.randn(tokens, WIDTH)).sum()
     loss.backward()
-    assert [type(gradient) for gradient in seen] == [form] * 2
+    assert [type(gradient) for gradient in searched] == [form] * 2
     if form is OuterProducts:
-        assert seen[-1].panels[0][0].dtype is torch.bfloat16, "panels stay as autocast made them"
+        assert searched[-1].panels[0][0].dtype is torch.bfloat16, "panels stay as autocast made them"
 
 
 @pytest.mark.parametrize("refresh_from", ["cheapest", "activations", "weight_gradient"])

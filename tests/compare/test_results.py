@@ -1,3 +1,4 @@
+import json
 import math
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,6 +13,16 @@ def test_results_come_back_as_they_were_kept(results, tmp_path):
     keep(file, results)
     assert read_results(file) == results
     assert read_results(tmp_path / "none.json") == {}
+
+
+def test_a_digest_of_conditions_is_of_an_earlier_version_and_tells_nothing(results, tmp_path):
+    file = tmp_path / "all.json"
+    keep(file, results)
+    content = json.loads(file.read_text())
+    key = next(key for key, cell in content.items() if cell["tuning"])
+    content[key]["tuning"]["conditions"] = "1c0828dd53fae7d7"
+    file.write_text(json.dumps(content))
+    assert read_results(file)[key].tuning.conditions is None
 
 
 def test_processes_that_keep_at_once_lose_nothing(results, tmp_path):

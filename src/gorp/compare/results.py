@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import statistics
@@ -10,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from gorp.errors import InputError, first_problem
 from gorp.files import locked, read_json, write_text_atomically
@@ -39,6 +38,12 @@ class Tuning(BaseModel):
     tried: list[tuple[dict[str, Any], float | None]]
     chosen: dict[str, Any]
     conditions: dict[str, Any] | None = None
+
+    @field_validator("conditions", mode="before")
+    @classmethod
+    def _digests_tell_nothing(cls, value: object) -> object:
+        """An earlier version kept a digest there; such tries are run again."""
+        return None if isinstance(value, str) else value
 
 
 class CellResult(BaseModel):
@@ -120,7 +125,7 @@ class CellResult(BaseModel):
 
     def _agrees(self, config: RunConfig, changes: Iterable[str] = (), without: Iterable[str] = ()) -> bool:
         try:
-            made_with = RunConfig.from_mapping(copy.deepcopy(self.config), changes)
+            made_with = RunConfig.from_mapping(self.config, changes)
         except InputError:  # of another version, with settings that are gone
             return False
         return settings_told(config, without) == settings_told(made_with, without)
