@@ -87,7 +87,7 @@ def test_fewer_rows_and_too_many() -> None:
 def test_docstrings_know_where_they_stand() -> None:
     found = {d.name: d for d in docstrings.extract("networkx.utils") if d.module == "networkx.utils.union_find"}
     union = found["UnionFind.union"]
-    assert (union.library, union.signature) == ("networkx", "union()")
+    assert (union.package, union.signature) == ("networkx", "union()")
     assert union.text.startswith("Find the sets containing the objects")
 
 

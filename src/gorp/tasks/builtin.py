@@ -148,12 +148,12 @@ def _whole(docstring: Docstring) -> str:
 
 
 def _library(docstring: Docstring) -> _Row | None:
-    text = _whole(docstring) if docstring.library in LIBRARIES else ""
-    return (text, docstring.library) if len(text) >= 180 else None
+    text = _whole(docstring) if docstring.package in LIBRARIES else ""
+    return (text, docstring.package) if len(text) >= 180 else None
 
 
 def _section(docstring: Docstring) -> _Row | None:
-    if docstring.library == "sympy":
+    if docstring.package == "sympy":
         return None
     parts = [
         (_shortened(body), SECTIONS[title]) for title, body in sections(docstring.text).items() if title in SECTIONS

@@ -33,11 +33,11 @@ _HEADING = re.compile(r"^(?P<title>[A-Z][A-Za-z ]{2,30})\n(?P<line>[-=~]{3,})[ ]
 class Docstring:
     """One docstring and where it comes from.
 
-    `library` is the top-level package, `module` the dotted module, `name` the qualified name inside it ("" for the
+    `package` is the top-level one, `module` the dotted module, `name` the qualified name inside it ("" for the
     module itself), `parameters` the names in the signature without self and cls (empty for modules and classes).
     """
 
-    library: str
+    package: str
     module: str
     name: str
     parameters: tuple[str, ...]
@@ -166,8 +166,8 @@ def _read(path: Path) -> list[Docstring] | None:
         if checksum.decode("ascii") != hashlib.sha256(body).hexdigest():
             return None
         return [
-            Docstring(library, module, name, tuple(parameters), text)
-            for library, module, name, parameters, text in json.loads(body)
+            Docstring(package, module, name, tuple(parameters), text)
+            for package, module, name, parameters, text in json.loads(body)
         ]
     except (OSError, EOFError, ValueError, TypeError):
         return None
