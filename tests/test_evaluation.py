@@ -1,10 +1,14 @@
+from dataclasses import replace
+
 import pytest
+import torch
 
 from gorp import rouge
 from gorp.backbones import load_backbone
-from gorp.encoding import Encoder
+from gorp.encoding import Encoder, Row, answer_loss
 from gorp.errors import GorpError
 from gorp.evaluation import Evaluator, Prompts, exact_match, is_match, normalise
+from gorp.likelihood import log_likelihoods
 from gorp.tasks import Example, TaskStream
 
 
@@ -111,3 +115,46 @@ def test_the_metric_is_asked_for(backbone, monkeypatch):
     monkeypatch.setattr(evaluator, "predict", lambda examples, on_step: ["a b"])
     assert evaluator.score([example("a c")]) == 0
     assert evaluator.score([example("a c")], metric="rouge_l") == pytest.approx(50)
+
+
+def likelihood_of(model, encoder, example, answer):
+    """One prompt with one answer, as in training."""
+    closed = encoder.closed_answer(answer, example)
+    batch = encoder.training_batch([Row(encoder.row(example).prompt, closed)])
+    with torch.no_grad():
+        return -float(answer_loss(encoder.logits(model.eval(), batch), batch["labels"]))
+
+
+@pytest.mark.parametrize("at_once", [1, 8, 64])
+def test_likelihoods_are_those_that_training_takes(backbone, tiny_stream, at_once):
+    examples = [row for task in TaskStream.from_yaml(tiny_stream) for row in task.test][::4]
+    encoder = Encoder(backbone.model, backbone.tokenizer)
+    answers = ["a", "a longer answer with many words", "yes", ""]
+    inputs = encoder.prompt_batch([encoder.row(example).prompt for example in examples])
+    inputs.pop("position_ids", None)
+    assert not inputs["attention_mask"].all()  # some prompts are padded
+    with torch.inference_mode():
+        found = log_likelihoods(
+            backbone.model.eval(), encoder, inputs, [encoder.closed_answer(a, examples[0]) for a in answers], at_once
+        )
+    wanted = [[likelihood_of(backbone.model, encoder, example, answer) for answer in answers] for example in examples]
+    torch.testing.assert_close(found, torch.tensor(wanted), rtol=1e-4, atol=1e-4)
+
+
+def test_the_likeliest_of_a_row_s_own_options_is_chosen(backbone, tiny_stream):
+    rows = [row for task in TaskStream.from_yaml(tiny_stream) for row in task.test]
+    lists = [("yes", "no"), ("no", "maybe so", "yes"), ("other",)]
+    examples = [replace(row, options=lists[index % 3]) for index, row in enumerate(rows)]
+    encoder = Encoder(backbone.model, backbone.tokenizer)
+    found = [Evaluator(backbone.model, encoder, size, answers="options").predict(examples) for size in (2, 64)]
+    assert found[0] == found[1]
+    for example, answer in zip(examples, found[0], strict=True):
+        likelihoods = {option: likelihood_of(backbone.model, encoder, example, option) for option in example.options}
+        assert likelihoods[answer] == max(likelihoods.values())
+
+
+def test_without_options_answers_are_generated(backbone, tiny_stream):
+    examples = [replace(row, options=()) for row in TaskStream.from_yaml(tiny_stream)[0].test[:3]]
+    encoder = Encoder(backbone.model, backbone.tokenizer)
+    generated = Evaluator(backbone.model, encoder).predict(examples)
+    assert Evaluator(backbone.model, encoder, answers="options").predict(examples) == generated

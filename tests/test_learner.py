@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gorp import ContinualLearner
+from gorp import ContinualLearner, evaluation
 from gorp.backbones import load_backbone
 from gorp.errors import GorpError, InputError
 from gorp.learner import run_stream
@@ -84,6 +84,19 @@ def test_scoring_the_new_task_alone_changes_no_other_figure(tiny_models, tiny_st
     figures, expected = record.summary(), whole.summary()
     assert (figures["AP"], figures["BWT"]) == (expected["AP"], expected["BWT"])
     assert figures["FWT"] is figures["forgetting"] is None
+
+
+@pytest.mark.parametrize("method", ["gorp", "prog-prompt"])
+def test_answers_are_chosen_among_the_options(tiny_models, tiny_stream, tmp_path, kind, method, monkeypatch):
+    seen = []
+    score = evaluation.exact_match
+    monkeypatch.setattr(
+        evaluation, "exact_match", lambda *scored: seen.extend(zip(*scored, strict=True)) or score(*scored)
+    )
+    config = settings(tiny_models, tiny_stream, kind, method=method, evaluation={"answers": "options"})
+    assert run_stream(config, tmp_path).finished
+    assert seen
+    assert all(answer in example.options for answer, example in seen)
 
 
 def test_gorp_does_not_leak(tiny_models, tiny_stream, tmp_path, kind):

@@ -92,8 +92,8 @@ def test_memory_is_told_beside_loras(small):
 
 
 def test_answers_are_those_of_the_trainer(tiny_models):
-    examples = [Example("sort: b a" + " c" * i, "a b", ("a b", "b a")) for i in range(5)]
-    _, same = evaluation.measure(str(tiny_models["seq2seq"]), examples, length=32, rounds=1, batch=2)
+    examples = [Example("sort: b a" + " c" * i, "a b", (0, 0), options=("a b", "b a")) for i in range(5)]
+    *_, same = evaluation.measure(str(tiny_models["seq2seq"]), examples, length=32, rounds=1, batch=2)
     assert same.median == 1
 
 

@@ -87,8 +87,7 @@ class Encoder:
     def row(self, example: Example) -> Row:
         """The example in token ids; a long prompt is cut where it may be, a long answer at its end."""
         prompt = encode(example, self.tokenizer, self._max_source_length)
-        answer = self.answer_ids(example.answer, example)[: self._max_target_length - 1]
-        return Row(tuple(prompt), (*answer, self.end))
+        return Row(tuple(prompt), self.closed_answer(example.answer, example))
 
     def rows(self, examples: Sequence[Example]) -> list[Row]:
         """`row` of each."""
@@ -101,6 +100,10 @@ class Encoder:
         cue, whole = _ids(self.tokenizer, _CUE), _ids(self.tokenizer, f"{_CUE} {answer}")
         return whole[len(cue) :] if whole[: len(cue)] == cue else _ids(self.tokenizer, f" {answer}")
 
+    def closed_answer(self, answer: str, example: Example) -> tuple[int, ...]:
+        """`answer_ids`, cut where they are too long, and the end."""
+        return (*self.answer_ids(answer, example)[: self._max_target_length - 1], self.end)
+
     def training_batch(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         """Inputs of a forward pass and ``labels`` (batch, longest answer), -100 where nothing is to be answered.
 
@@ -109,11 +112,11 @@ class Encoder:
         """
         if self.kind == "causal":
             batch = self._pad_left([(*row.prompt, *row.answer)[:-1] for row in rows])
-            batch["labels"] = _pad([row.answer for row in rows], IGNORED, left=True)
+            batch["labels"] = pad_rows([row.answer for row in rows], IGNORED, left=True)
             return batch
         batch = self.prompt_batch([row.prompt for row in rows])
-        batch["labels"] = _pad([row.answer for row in rows], IGNORED, left=False)
-        batch["decoder_input_ids"] = _pad(
+        batch["labels"] = pad_rows([row.answer for row in rows], IGNORED, left=False)
+        batch["decoder_input_ids"] = pad_rows(
             [(self.decoder_start, *row.answer[:-1]) for row in rows], self.pad, left=False
         )
         return batch
@@ -140,12 +143,12 @@ class Encoder:
         if self.kind == "causal":
             return self._pad_left(prompts)
         lengths = [len(prompt) for prompt in prompts]
-        return {"input_ids": _pad(prompts, self.pad, left=False), "attention_mask": _mask(lengths, left=False)}
+        return {"input_ids": pad_rows(prompts, self.pad, left=False), "attention_mask": _mask(lengths, left=False)}
 
     def _pad_left(self, sequences: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         mask = _mask([len(sequence) for sequence in sequences], left=True)
         return {
-            "input_ids": _pad(sequences, self.pad, left=True),
+            "input_ids": pad_rows(sequences, self.pad, left=True),
             "attention_mask": mask,
             "position_ids": position_ids(mask),
         }
@@ -172,7 +175,8 @@ def _first_id(ids: int | Sequence[int]) -> int:
     return ids if isinstance(ids, int) else int(ids[0])
 
 
-def _pad(sequences: Sequence[Sequence[int]], value: int, left: bool) -> Tensor:
+def pad_rows(sequences: Sequence[Sequence[int]], value: int, left: bool) -> Tensor:
+    """Sequences as rows (sequences, longest), a value in what the shorter ones leave, before them or behind."""
     width = max(map(len, sequences))
     padding = [[value] * (width - len(sequence)) for sequence in sequences]
     return torch.tensor(
@@ -181,4 +185,4 @@ def _pad(sequences: Sequence[Sequence[int]], value: int, left: bool) -> Tensor:
 
 
 def _mask(lengths: Sequence[int], left: bool) -> Tensor:
-    return _pad([[1] * length for length in lengths], 0, left)
+    return pad_rows([[1] * length for length in lengths], 0, left)

@@ -1,4 +1,4 @@
-"""Answering prompts, greedily or by the nearest label, and scoring the answers: exact match, or ROUGE-L."""
+"""Answering prompts, greedily or with the likeliest or nearest option; scoring answers: exact match, or ROUGE-L."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from gorp.encoding import Batch, Encoder
+from gorp.likelihood import log_likelihoods
 from gorp.matching import LabelMatcher, embed, match
 from gorp.rouge import load_rouge_l
+from gorp.run_config import Answers
 from gorp.tasks import Example
 from gorp.tasks.task import Metric
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 OnStep = Callable[[int, int], None]
+AnswerPart = Callable[["Prompts", slice], list[str]]
 
 
 def normalise(answer: str) -> str:
@@ -66,6 +69,8 @@ class Evaluator:
         batch_size: prompts answered together; the score does not depend on it.
         precision: ``bf16`` answers under autocast.
         prepare: what a method does to a batch of prompts before the model sees it.
+        answers: ``generated``, or where all examples have ``options``, the likeliest of a row's own. An encoder
+            chooses the nearest always.
     """
 
     def __init__(
@@ -75,9 +80,10 @@ class Evaluator:
         batch_size: int = 64,
         precision: str = "fp32",
         prepare: Callable[[Batch], Batch] = dict,
+        answers: Answers = "generated",
     ) -> None:
         self.model, self.encoder, self.batch_size, self.precision = model, encoder, batch_size, precision
-        self.prepare = prepare
+        self.prepare, self.answers = prepare, answers
         self._prompts: dict[tuple[Example, ...], Prompts] = {}
 
     def score(
@@ -100,7 +106,7 @@ class Evaluator:
         prompts = self._prompts[key]
         answers = [""] * len(examples)
         with evaluating(self.model), autocast(self.model.device, self.precision):
-            answer_part = self._chooser(self.encoder, key) if isinstance(self.encoder, LabelMatcher) else self._answer
+            answer_part = self._way_to_answer(key)
             for first in range(0, len(examples), self.batch_size):
                 part = slice(first, first + self.batch_size)
                 for index, answer in zip(prompts.order[part], answer_part(prompts, part), strict=True):
@@ -109,12 +115,19 @@ class Evaluator:
                     on_step(min(part.stop, len(examples)), len(examples))
         return answers
 
+    def _way_to_answer(self, examples: Sequence[Example]) -> AnswerPart:
+        if isinstance(self.encoder, LabelMatcher):
+            return self._nearest(self.encoder, examples)
+        if self.answers == "options" and all(example.options for example in examples):
+            return self._likeliest(examples)
+        return self._generate
+
     def _inputs(self, prompts: Prompts, part: slice) -> Batch:
         batch = self.encoder.prompt_batch(prompts.ids[part])
         batch.pop("position_ids", None)
         return self.prepare({name: value.to(self.model.device) for name, value in batch.items()})
 
-    def _answer(self, prompts: Prompts, part: slice) -> list[str]:
+    def _generate(self, prompts: Prompts, part: slice) -> list[str]:
         settings = GenerationConfig(  # type: ignore[no-untyped-call]  # transformers
             max_new_tokens=prompts.max_new_tokens,
             do_sample=False,
@@ -130,7 +143,29 @@ class Evaluator:
         texts = self.encoder.tokenizer.batch_decode(generated[:, prompt_length:], skip_special_tokens=True)
         return ["\n".join(text.strip().split("\n")[: prompts.max_lines]).strip() for text in texts]
 
-    def _chooser(self, matcher: LabelMatcher, examples: Sequence[Example]) -> Callable[[Prompts, slice], list[str]]:
+    def _likeliest(self, examples: Sequence[Example]) -> AnswerPart:
+        """How prompts are answered with the likeliest of their options; an option's ids are looked up once, here."""
+        ids = {
+            example: {option: self.encoder.closed_answer(option, example) for option in example.options}
+            for example in examples
+        }
+
+        def choose(prompts: Prompts, part: slice) -> list[str]:
+            options = [ids[examples[index]] for index in prompts.order[part]]
+            distinct = dict.fromkeys(answer for of_row in options for answer in of_row.values())
+            column = {answer: index for index, answer in enumerate(distinct)}
+            scores = log_likelihoods(
+                self.model, self.encoder, self._inputs(prompts, part), list(column), self.batch_size
+            )
+            chosen = []
+            for of_row, row in zip(options, scores.tolist(), strict=True):
+                likelihood = {option: row[column[answer]] for option, answer in of_row.items()}
+                chosen.append(max(likelihood, key=likelihood.__getitem__))
+            return chosen
+
+        return choose
+
+    def _nearest(self, matcher: LabelMatcher, examples: Sequence[Example]) -> AnswerPart:
         """How prompts are answered with the nearest of their options; every label is embedded once, here."""
         labels = list(dict.fromkeys(label for example in examples for label in example.options))
         column = {label: index for index, label in enumerate(labels)}

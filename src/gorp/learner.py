@@ -100,8 +100,10 @@ class ContinualLearner:
         self.encoder = make_encoder(model, tokenizer, training.max_source_length, training.max_target_length)
         self.method = load_method(self.config.method)(self.config)
         self.method.encoder = self.encoder
-        batch_size = self.config.evaluation.batch_size
-        self.evaluator = Evaluator(model, self.encoder, batch_size, training.precision, self.method.prepare)
+        evaluation, prepare = self.config.evaluation, self.method.prepare
+        self.evaluator = Evaluator(
+            model, self.encoder, evaluation.batch_size, training.precision, prepare, evaluation.answers
+        )
         files = self.folder.stage_files()
         seed_everything(self.config.seed, 0)
         self.method.attach(model, files.space if files else None)

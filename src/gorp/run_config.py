@@ -14,6 +14,8 @@ from gorp.errors import InputError, nearest
 from gorp.files import read_yaml
 from gorp.methods import METHODS, check_method
 
+Answers = Literal["generated", "options"]
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_default=True)
@@ -54,6 +56,10 @@ class EvaluationConfig(_Section):
 
     batch_size: int = Field(64, ge=1)
     split: Literal["test", "validation"] = "test"
+    answers: Answers = Field(
+        "generated",
+        description="an answer is generated, or of a task with options the likeliest of these; encoders choose always",
+    )
     each_stage: Literal["all", "new"] = Field(
         "all",
         description="tasks scored after each stage; new: that stage's alone, and all after the last one known; "
