@@ -4,8 +4,8 @@
 
 The blocks, contenders and batches of speed.py. A peak is the most bytes of tensors alive at an instant, from building
 the model to the end of 2 T steps, as torch's profiler sees the CPU's allocator: weights, factors, moments, memories,
-activations, gradients. gorp's memories are full from the start. What its space S takes is told beside it and is no
-part of gorp's peak.
+activations, gradients. gorp's memories are full from the start, or with memory ``first_moment`` there are none. What
+its space S takes is told beside it and is no part of gorp's peak.
 """
 
 from __future__ import annotations
@@ -71,7 +71,12 @@ def measure(block: str, rows: int, length: int) -> list[Figure]:
         held = space_bytes(attach(base, share)[0])
         ours = peak(trained(lambda share=share: attach(base, share)))
         add(f"gorp, spaces {share:.0%} full, less S ({held / 2**20:.0f} MiB) / LoRA", (ours - held) / theirs, "<= 1.03")
-    for what, build in (("full fine-tuning", full), ("GaLore", galore)):
+    contenders = {
+        "gorp without a memory of rows": lambda base: attach(base, 0.0, memory="first_moment"),
+        "full fine-tuning": full,
+        "GaLore": galore,
+    }
+    for what, build in contenders.items():
         try:
             add(f"{what} / LoRA", peak(trained(lambda build=build: build(base))) / theirs)
         except ImportError:

@@ -92,7 +92,7 @@ def attach(base: nn.Module, share: float, **settings: object) -> tuple[nn.Module
     for group in optimizer.param_groups:
         for p in group["params"]:
             layer, side = layer_of(p)
-            if layer.space.side(side) is not None:
+            if layer.config.memory != "first_moment" and layer.space.side(side) is not None:
                 state = optimizer.state[p] = optimizer._fresh_state(p)
                 width = layer.width_of(side)
                 rows = seeded_normal(1 if width <= GRAM_WIDTH else SKETCH_KEPT, width, layer.index).to(p)

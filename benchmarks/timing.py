@@ -71,7 +71,7 @@ def grid(title: str, figures: Sequence[Figure]) -> Grid:
 def tell(title: str, figures: Sequence[Figure], out: Path | None) -> None:
     """Print the figures as one table; with ``out``, also write them as JSON, with the machine."""
     console = Console()
-    console.width = max(console.width, 120)
+    console.width = max(console.width, 160)
     console.print(to_rich(grid(title, figures)))
     if out is not None:
         machine = describe_environment() | {
