@@ -24,7 +24,7 @@ from unittest import mock
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
-from timing import Figure, alternate, tell
+from timing import Figure, alternate, tell, without_collector
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
@@ -192,7 +192,7 @@ def optimizer_work(
         for turn in range(rounds + 1):
             for name, (_, optimizer) in contenders.items():
                 hooks[0] = 0.0
-                with stopwatch((optimizer, "step")) as spent:
+                with stopwatch((optimizer, "step")) as spent, without_collector():
                     steps[name]()
                 if turn:
                     seconds[name].append(hooks[0] + spent[0])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,10 +30,22 @@ def alternate(candidates: Mapping[str, Callable[[], object]], rounds: int, warm_
     seconds: Seconds = {name: [] for name in candidates}
     for turn in range(rounds):
         for name in list(candidates)[:: 1 if turn % 2 == 0 else -1]:
-            start = time.perf_counter()
-            candidates[name]()
-            seconds[name].append(time.perf_counter() - start)
+            with without_collector():
+                start = time.perf_counter()
+                candidates[name]()
+                seconds[name].append(time.perf_counter() - start)
     return seconds
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Python's garbage collector off, as timeit has it: whoever makes the next object would pay for all."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 @dataclass
