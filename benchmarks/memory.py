@@ -24,8 +24,6 @@ from timing import Figure, tell
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-import gorp
-
 
 def peak(run: Callable[[], object]) -> int:
     """The most bytes alive at an instant, of those allocated while it ran."""
@@ -42,8 +40,9 @@ def peak(run: Callable[[], object]) -> int:
 
 def space_bytes(model: nn.Module) -> int:
     """Bytes of the bases of all layers' spaces."""
-    spaces = [layer.space for layer in gorp.learned_layers(model).values()]
-    return sum(side.basis.nbytes for space in spaces for side in (space.input, space.output) if side is not None)
+    space = model.gradient_space
+    outputs = [layer.output for layer in space.layers.values() if layer.output is not None]
+    return sum(side.basis.nbytes for side in (*space.input_sides, *outputs))
 
 
 def measure(block: str, rows: int, length: int) -> list[Figure]:

@@ -7,12 +7,22 @@ import copy
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 import gorp
 from gorp.backbones import default_targets
 from gorp.layers import ProjectedLinear
 from gorp.lora import LoRALayer
+from gorp.targets import block_layers
 
 
 def t5() -> T5ForConditionalGeneration:
@@ -43,10 +53,13 @@ def loss_of(model: nn.Module, task: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("build", [t5, llama])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def test_default_targets_learn_and_keep_their_promise(build, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("share_inputs", [False, True], ids=["own", "shared"])
+def test_default_targets_learn_and_keep_their_promise(build, dtype: torch.dtype, share_inputs: bool) -> None:
     model = build().to(dtype)
     lora, full_rank = default_targets(model)
-    config = gorp.GORPConfig(lora_targets=lora, full_rank_targets=full_rank, rank=4, energy=0.8, max_share=1.0)
+    config = gorp.GORPConfig(
+        lora_targets=lora, full_rank_targets=full_rank, rank=4, energy=0.8, max_share=1.0, share_inputs=share_inputs
+    )
     assert gorp.attach(model, config) is model
     layers = gorp.learned_layers(model)
     assert {type(layer) for layer in layers.values()} == {LoRALayer, ProjectedLinear}
@@ -73,6 +86,76 @@ def test_default_targets_learn_and_keep_their_promise(build, dtype: torch.dtype)
     assert all(layer.space.basis.shape[1] > 0 for layer in layers.values())
     assert model.get_input_embeddings().weight.equal(frozen)
     assert model.gradient_space.tasks == ["0", "1"]
+
+
+def t5_of_two_blocks() -> T5ForConditionalGeneration:
+    return T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=50, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2, feed_forward_proj="gated-gelu",
+            decoder_start_token_id=0,
+        )
+    )  # fmt: skip
+
+
+def bart() -> BartForConditionalGeneration:
+    return BartForConditionalGeneration(
+        BartConfig(
+            vocab_size=50, d_model=16, encoder_layers=1, decoder_layers=2, encoder_attention_heads=2,
+            decoder_attention_heads=2, encoder_ffn_dim=24, decoder_ffn_dim=24,
+        )
+    )  # fmt: skip
+
+
+def bert() -> BertModel:
+    return BertModel(
+        BertConfig(
+            vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+            is_decoder=True, add_cross_attention=True,
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("build", [t5_of_two_blocks, llama, bart, bert])
+def test_layers_share_a_space_where_they_read_the_same_tensor(build) -> None:
+    """As the names tell, and as a forward pass shows."""
+    model = build()
+    names = block_layers(model, "lora_targets")
+    gorp.attach(model, gorp.GORPConfig(lora_targets=names, rank=4, share_inputs=True))
+    read: dict[str, torch.Tensor] = {}
+    for name in names:
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda module, args, name=name: read.update({name: args[0]})
+        )
+    given = {"encoder_hidden_states": torch.randn(1, 3, 16)} if isinstance(model, BertModel) else {}
+    model(torch.arange(6)[None], **({"labels": torch.arange(6)[None]} if model.config.is_encoder_decoder else given))
+    for one in read:
+        for other in read:
+            spaces = (gorp.learned_layers(model)[name].space.input for name in (one, other))
+            assert (next(spaces) is next(spaces)) == (read[one] is read[other]), (one, other)
+
+
+def test_a_shared_space_holds_what_each_layer_needs() -> None:
+    energies, sizes = [], []
+    for share_inputs in (False, True):
+        model = t5()
+        config = gorp.GORPConfig(
+            lora_targets=["SelfAttention"], rank=4, energy=0.8, max_share=1.0, share_inputs=share_inputs
+        )
+        gorp.attach(model, config)
+        optimizer = gorp.GORPAdamW(gorp.param_groups(model))
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss_of(model, 0).backward()
+            optimizer.step()
+        layers = gorp.learned_layers(model)
+        memories = {name: optimizer.state[layer.factors()["input"]]["sketch"] for name, layer in layers.items()}
+        gorp.end_task(model, optimizer, "0")
+        for name, memory in memories.items():  # Gram matrices
+            basis = layers[name].space.basis
+            energies.append(float((basis.mT @ memory @ basis).trace() / memory.trace()))
+        sizes.append(sum(side.rank for side in model.gradient_space.input_sides))
+    assert min(energies) >= 0.8 - 1e-5
+    assert sizes[1] < sizes[0]
 
 
 def test_grouped_query_layers_are_not_square() -> None:

@@ -75,6 +75,18 @@ def test_bytes_told_are_bytes_held(form: dict[str, object], dtype: torch.dtype, 
     assert told == held(model, optimizer)
 
 
+def test_what_layers_share_counts_once() -> None:
+    def attention() -> nn.Module:
+        return nn.ModuleDict({name: nn.Linear(24, 24) for name in ("q", "k", "v", "o")})
+
+    settings = [config(lora_targets=["q", "k"], full_rank_targets=["v", "o"], share_inputs=share) for share in (0, 1)]
+    own, shared = (footprint(attention(), each, tasks=2, growth=0.25) for each in settings)
+    assert own["space"] - shared["space"] == 2 * 4 * 12 * 25, "the half that two layers hold each, and its energies"
+    assert {**own, "space": 0} == {**shared, "space": 0}
+    model = gorp.attach(attention(), settings[1])
+    assert len(model.gradient_space.input_sides) == 2
+
+
 def test_wide_layers_keep_rows_and_the_cap_holds() -> None:
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(GRAM_WIDTH + 1, 8), nn.Linear(8, 8))

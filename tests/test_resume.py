@@ -57,7 +57,8 @@ class Fuse:
 
 
 @pytest.mark.parametrize(
-    ("method", "gorp"), [("gorp", {}), ("gorp", {"projection": "random"}), ("inc-lora", {}), ("joint", {})]
+    ("method", "gorp"),
+    [("gorp", {}), ("gorp", {"projection": "random", "share_inputs": True}), ("inc-lora", {}), ("joint", {})],
 )
 def test_ended_again_and_again(tiny_models, tiny_stream, tmp_path, monkeypatch, method, gorp):
     config = settings(tiny_models, tiny_stream, method, **gorp)

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from gorp._linalg import orthonormalize, seeded_normal
 from gorp.errors import InputError
@@ -30,6 +30,17 @@ def test_a_saved_space_comes_back_as_it_was(tmp_path) -> None:
         assert (other.frozen, other.growth) == (layer.frozen, layer.growth)
         assert (other.output is None) == (layer.output is None)
     assert [path.name for path in tmp_path.iterdir()] == ["space.safetensors"], "no unfinished file is left behind"
+
+
+def test_a_shared_side_is_written_once_and_comes_back_shared(tmp_path) -> None:
+    space = space_of()
+    space.layers["block.0.v"] = LayerSpace(space.layers["block.0.q"].input, growth=[0])
+    space.save(tmp_path / "space.safetensors")
+    assert "block.0.v.basis" not in load_file(tmp_path / "space.safetensors")
+    again = GradientSpace.load(tmp_path / "space.safetensors")
+    assert again.layers["block.0.v"].input is again.layers["block.0.q"].input
+    assert again.layers["block.0.v"].basis.equal(space.layers["block.0.q"].basis)
+    assert [side.rank for side in again.input_sides] == [3, 0]
 
 
 def test_extending_keeps_the_basis_orthonormal_and_counts_columns() -> None:

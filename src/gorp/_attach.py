@@ -22,7 +22,7 @@ from gorp.lora import ADAPTER, LoRALayer
 from gorp.optimizer import FULL_RANK, LORA, GORPAdamW
 from gorp.random_projection import RandomlyProjectedLinear
 from gorp.space import INPUT, OUTPUT, GradientSpace, LayerSpace, Side, sketched_rows
-from gorp.targets import learning_layers
+from gorp.targets import InputRead, input_read, learning_layers
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -49,12 +49,13 @@ def attach(model: Model, config: GORPConfig, space: GradientSpace | None = None)
     model.requires_grad_(False)
     space = space or GradientSpace(float(config.max_share or 1.0), str(getattr(model, "name_or_path", "")))
     layers: dict[str, LearnedLayer] = {}
+    inputs: dict[InputRead, Side] = {}
     task = len(space.tasks)
     if lora_names:
         _inject_lora(model, lora_names, config)
     for index, name in enumerate([*lora_names, *full_rank_names]):
         module = model.get_submodule(name)
-        kept = _layer_space(space, name, module, config, is_lora=name in lora_names)
+        kept = _layer_space(space, name, module, config, name in lora_names, inputs)
         if name in lora_names:
             layers[name] = LoRALayer(cast(PeftLinear, module), name, config, kept, index, task)
         else:
@@ -179,16 +180,29 @@ def _inject_lora(model: nn.Module, names: list[str], config: GORPConfig) -> None
         module.lora_B.requires_grad_(True)
 
 
-def _layer_space(space: GradientSpace, name: str, module: nn.Module, config: GORPConfig, is_lora: bool) -> LayerSpace:
-    """The layer's part of the space: as kept, or empty. In the paper's form the input side has the factor's rank."""
+def _layer_space(
+    space: GradientSpace,
+    name: str,
+    module: nn.Module,
+    config: GORPConfig,
+    is_lora: bool,
+    inputs: dict[InputRead, Side],
+) -> LayerSpace:
+    """The layer's part of the space: as kept, or empty. In the paper's form the input side has the factor's rank.
+
+    ``inputs`` are the input sides there are, by what is read; a new layer that reads the same takes its own from there.
+    """
     linear = cast(nn.Linear, cast(PeftLinear, module).get_base_layer() if is_lora else module)
     dtype, device = torch.promote_types(linear.weight.dtype, torch.float32), linear.weight.device
     width = linear.in_features if config.variant == "exact" else config.rank
+    read = input_read(name, linear, config)
     if name not in space.layers:
         keeps_outputs = is_lora and config.protect_outputs
         output = Side.empty(linear.out_features, dtype, device) if keeps_outputs else None
-        space.layers[name] = LayerSpace(Side.empty(width, dtype, device), output, growth=[0] * len(space.tasks))
+        shared = inputs.get(read, Side.empty(width, dtype, device))
+        space.layers[name] = LayerSpace(shared, output, growth=[0] * len(space.tasks))
     kept = space.layers[name]
+    inputs.setdefault(read, kept.input)
     if kept.input.width != width or (kept.output and kept.output.width != linear.out_features):
         raise InputError(f"the given gradient space holds {name} with {kept.input.width} inputs, the model has {width}")
     kept.input.to(device, dtype)

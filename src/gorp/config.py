@@ -72,6 +72,9 @@ class GORPConfig(BaseModel):
     )
     max_share: float | None = Field(None, gt=0, le=1, description="cap of a space, as a share of its width")
     protect_outputs: bool = Field(True, description="keep an output-side space for LoRA's B too")
+    share_inputs: bool = Field(
+        False, description="layers that read the same input, such as q, k and v, keep one space of it between them"
+    )
     memory: Memory | None = Field(
         None,
         description="what a task's space is grown from: gradients, Adam's moment, inputs, or weighted inputs",
@@ -105,6 +108,14 @@ class GORPConfig(BaseModel):
     def _paper_keeps_moments(self) -> GORPConfig:
         if self.variant == "paper" and self.memory != "first_moment":
             raise ValueError(f"memory {self.memory!r} belongs to variant 'exact'; 'paper' accepts 'first_moment'")
+        return self
+
+    @model_validator(mode="after")
+    def _paper_keeps_its_own(self) -> GORPConfig:
+        if self.variant == "paper" and self.share_inputs:
+            raise ValueError(
+                "share_inputs belongs to variant 'exact', whose spaces are of inputs; 'paper' accepts false"
+            )
         return self
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ from torch import nn
 from gorp._linalg import SPARE_COLUMNS
 from gorp.config import GORPConfig
 from gorp.space import sketch_numbers
-from gorp.targets import learning_layers
+from gorp.targets import InputRead, input_read, learning_layers
 
 PARTS = ("weights", "rounding", "factors", "projections", "gradients", "moments", "memory", "space")
 
@@ -42,15 +42,19 @@ def footprint(model: nn.Module, config: GORPConfig, tasks: int = 0, growth: floa
     lora, full_rank = learning_layers(model, config)
     parts = dict.fromkeys(PARTS, 0)
     parts["weights"] = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    held = min(tasks * growth, float(config.max_share or 1.0))
+    known: set[InputRead] = set()
     for name in (*lora, *full_rank):
         linear = cast(nn.Linear, model.get_submodule(name))
-        for part, count in _layer(linear, config, name in lora, min(tasks * growth, float(config.max_share or 1.0))):
+        read = input_read(name, linear, config)
+        for part, count in _layer(linear, config, name in lora, held, read in known):
             parts[part] += count
+        known.add(read)
     return parts
 
 
-def _layer(linear: nn.Linear, config: GORPConfig, is_lora: bool, held: float) -> list[tuple[str, int]]:
-    """Parts of one layer's bytes; ``held`` is the share of each side that S takes."""
+def _layer(linear: nn.Linear, config: GORPConfig, is_lora: bool, held: float, shares: bool) -> list[tuple[str, int]]:
+    """Parts of one layer's bytes; ``held`` is the share of each side that S takes, ``shares`` that S is another's."""
     out, width = linear.weight.shape
     wide = torch.promote_types(linear.weight.dtype, torch.float32).itemsize
     exact = config.variant == "exact"
@@ -64,8 +68,7 @@ def _layer(linear: nn.Linear, config: GORPConfig, is_lora: bool, held: float) ->
     else:
         factors, projections = k * k, (out + width) * k + width * min(k + SPARE_COLUMNS, out, width)
     kept = 0 if config.memory == "first_moment" else sum(map(sketch_numbers, sides))
-    columns = [int(held * side) for side in sides]
-    space = sum(count * (side + 1) for side, count in zip(sides, columns, strict=True))  # an energy a column
+    space = sum(int(held * side) * (side + 1) for side in sides[shares:])  # an energy a column
     numbers = {
         "factors": factors,
         "projections": projections,

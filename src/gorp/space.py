@@ -112,7 +112,10 @@ class Side:
 
 @dataclass
 class LayerSpace:
-    """What one layer must not overwrite: its input side S and, for LoRA's B, its output side R."""
+    """What one layer must not overwrite: its input side S and, for LoRA's B, its output side R.
+
+    Layers that read the same input may hold the same `Side`, which then grows with each of them.
+    """
 
     input: Side
     output: Side | None = None
@@ -160,6 +163,11 @@ class GradientSpace:
         self.base_model = base_model
         self.tasks: list[str] = []
         self.layers: dict[str, LayerSpace] = {}
+
+    @property
+    def input_sides(self) -> list[Side]:
+        """The input sides of all layers, one that several share once."""
+        return list({id(layer.input): layer.input for layer in self.layers.values()}.values())
 
     def cap(self, side: Side) -> int:
         """Most columns a side may hold."""
@@ -217,16 +225,23 @@ class GradientSpace:
         """Write one safetensors file, durably, whole or not at all.
 
         Per layer ``<name>.basis`` (in, s), ``<name>.energy`` (s), and where kept ``<name>.output_basis`` (out, r_s)
-        and ``<name>.output_energy`` (r_s).
+        and ``<name>.output_energy`` (r_s). What several layers share stands under the first one's name, which
+        ``shared`` in the metadata tells of the others.
 
         Raises:
             OSError, SafetensorError: the disk refuses; what stood at ``path`` before is untouched.
         """
+        first: dict[int, str] = {}
+        shared = {
+            name: owner
+            for name, layer in self.layers.items()
+            if (owner := first.setdefault(id(layer.input), name)) != name
+        }
         tensors = {
             f"{name}.{part}": value.contiguous().cpu()
             for name, layer in self.layers.items()
             for part in ("basis", "energy", "output_basis", "output_energy")
-            if (value := getattr(layer, part)) is not None
+            if (value := getattr(layer, part)) is not None and not (name in shared and part in ("basis", "energy"))
         }
         metadata = {
             "format_version": str(FORMAT_VERSION),
@@ -235,6 +250,7 @@ class GradientSpace:
             "tasks": json.dumps(self.tasks),
             "frozen": json.dumps([name for name, layer in self.layers.items() if layer.frozen]),
             "growth": json.dumps({name: layer.growth for name, layer in self.layers.items()}),
+            "shared": json.dumps(shared),
         }
         path = Path(path)
         unfinished = path.with_name(f".{path.name}.tmp")
@@ -266,9 +282,10 @@ class GradientSpace:
         space.tasks = json.loads(metadata["tasks"])
         growth = json.loads(metadata["growth"])
         frozen = set(json.loads(metadata["frozen"]))
+        shared = json.loads(metadata.get("shared", "{}"))  # which files of the first version lack
         for name in growth:
             space.layers[name] = LayerSpace(
-                _read_side(tensors, name, "", path),
+                space.layers[shared[name]].input if name in shared else _read_side(tensors, name, "", path),
                 _read_side(tensors, name, "output_", path) if f"{name}.output_basis" in tensors else None,
                 frozen=name in frozen,
                 growth=growth[name],

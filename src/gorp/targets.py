@@ -4,13 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import cast
+from typing import NamedTuple, cast
 
+import torch
 from torch import nn
 
 from gorp._rounding import STORABLE
 from gorp.config import GORPConfig
 from gorp.errors import InputError
+
+SIBLINGS = (
+    ("q", "k", "v"),
+    ("q_proj", "k_proj", "v_proj"),
+    ("query", "key", "value"),
+    ("gate_proj", "up_proj"),
+    ("wi_0", "wi_1"),
+)
+"""Last components of names of layers that read the same input, where the others are the same; queries first."""
+
+CROSS_ATTENTION = ("EncDecAttention", "encoder_attn", "crossattention")
+"""Components of names of what attends to an encoder's output: there keys and values of all blocks read the same."""
+
+
+class InputRead(NamedTuple):
+    """What a layer reads, how wide it is, and where."""
+
+    what: str
+    width: int
+    device: torch.device
 
 
 def linear_names(model: nn.Module) -> list[str]:
@@ -72,6 +93,26 @@ def names_layer(target: str, name: str) -> bool:
     parts, wanted = name.split("."), target.split(".")
     runs = (parts[i : i + len(wanted)] for i in range(len(parts) - len(wanted) + 1))
     return any(all(map(fnmatchcase, run, wanted)) for run in runs)
+
+
+def input_read(name: str, linear: nn.Linear, config: GORPConfig) -> InputRead:
+    """What a layer reads: the same for layers whose inputs may share a space, which is those that read the same tensor.
+
+    That is told by their dotted names. Where they mislead, layers share that need not: a space too large, never one
+    that protects too little.
+    """
+    what = _tensor_read(name) if config.share_inputs else name
+    return InputRead(what, linear.in_features, linear.weight.device)
+
+
+def _tensor_read(name: str) -> str:
+    parent, _, child = name.rpartition(".")
+    family = next((family for family in SIBLINGS if child in family), None)
+    if family is None:
+        return name
+    if any(part in CROSS_ATTENTION for part in parent.split(".")):
+        return name if child == family[0] else "encoder output"
+    return f"{parent}.{family[0]}"
 
 
 def block_layers(model: nn.Module, key: str) -> list[str]:

@@ -24,8 +24,9 @@ def space_grid(space: GradientSpace) -> Grid:
 def describe_space(space: GradientSpace, file_bytes: int) -> list[str]:
     """Totals in plain words: tasks, directions, room, frozen layers, size of the file."""
     layers = list(space.layers.values())
-    kept = sum(layer.input.rank for layer in layers)
-    cap = sum(space.cap(layer.input) for layer in layers)
+    sides = space.input_sides
+    kept = sum(side.rank for side in sides)
+    cap = sum(space.cap(side) for side in sides)
     frozen = sum(layer.frozen for layer in layers)
     tasks = ", ".join(space.tasks) if space.tasks else "none yet"
     return [
