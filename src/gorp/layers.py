@@ -243,7 +243,8 @@ class ProjectedLinear(FullRankLinear):
     def _projection_of(self, gradient: Tensor | OuterProducts) -> Dominant:
         """New directions for a gradient G (out, in); the present ones where G has nothing to say."""
         basis = self.space.basis.to(self.start) if self._exact else self.start[:, :0]
-        free, whole = map(float, free_and_whole_norm(gradient, basis, self.seed_at(self.step)))
+        norms = [*free_and_whole_norm(gradient, basis, self.seed_at(self.step)), torch.linalg.vector_norm(self.U)]
+        free, whole, former = torch.stack(norms).tolist()  # the host waits once
         is_noise = self.config.guard and free < NOISE * whole
         if not 0 < whole < float("inf") or is_noise:
             self.skipped_refreshes += 1
@@ -252,7 +253,7 @@ class ProjectedLinear(FullRankLinear):
         found = dominant_subspace(gradient, self.start, k, basis)
         if not self._exact:
             return found
-        if bool(self.U.any()):
+        if former:
             u, v = align(found.u, self.U), align(found.v, self.V)
         else:
             u, v = (
