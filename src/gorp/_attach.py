@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gorp._precision import without_autocast
+from gorp._ranks import check_same_on_all_ranks
 from gorp._taps import tap
 from gorp.config import GORPConfig
 from gorp.errors import FullSpaceWarning, InputError
@@ -21,7 +22,7 @@ from gorp.learned_layer import LearnedLayer
 from gorp.lora import ADAPTER, LoRALayer
 from gorp.optimizer import FULL_RANK, LORA, GORPAdamW
 from gorp.random_projection import RandomlyProjectedLinear
-from gorp.space import INPUT, OUTPUT, GradientSpace, LayerSpace, Side, sketched_rows
+from gorp.space import INPUT, OUTPUT, GradientSpace, LayerSpace, Side, sketch_over_ranks, sketched_rows
 from gorp.targets import InputRead, input_read, learning_layers
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -112,11 +113,19 @@ def end_task(model: nn.Module, optimizer: Optimizer, name: str) -> dict[str, int
 
     Raises:
         ValueError: the model is not attached, or the optimizer is not GORP's.
+        GorpError: the replicas of a data-parallel run have gone apart.
     """
     layers = learned_layers(model)
     frozen_before = {name for name, layer in layers.items() if layer.space.frozen}
     inner = _unwrap_optimizer(optimizer)
     space: GradientSpace = unwrap(model).gradient_space  # type: ignore[assignment]
+    check_same_on_all_ranks(
+        {
+            f"{name}'s factor on the {side} side": p
+            for name, layer in layers.items()
+            for side, p in layer.factors().items()
+        }
+    )
     added = {}
     for layer_name, layer in layers.items():
         config = layer.config
@@ -133,6 +142,7 @@ def end_task(model: nn.Module, optimizer: Optimizer, name: str) -> dict[str, int
             layer.space.growth.append(0)
             added[layer_name] = 0
         layer.merge()
+    check_same_on_all_ranks({f"{name}'s space": layer.space.basis for name, layer in layers.items()})
     space.tasks.append(name)
     for layer in layers.values():
         layer.restart(len(space.tasks))
@@ -165,7 +175,8 @@ def _held(space: GradientSpace, layer: LayerSpace) -> list[str]:
 def _memory(layer: LearnedLayer, side: str, state: dict[str, Tensor]) -> Tensor:
     if layer.config.memory == "first_moment":
         return layer.moment_rows(side, state["exp_avg"])
-    return sketched_rows(state["sketch"])
+    remembers_own_rows = layer.config.remembers_inputs and side == INPUT  # gradients were averaged step by step
+    return sketched_rows(sketch_over_ranks(state["sketch"]) if remembers_own_rows else state["sketch"])
 
 
 def _inject_lora(model: nn.Module, names: list[str], config: GORPConfig) -> None:

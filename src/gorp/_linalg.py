@@ -12,6 +12,9 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from gorp._outer_products import OuterProducts
+    from gorp._ranks import MeanOverRanks
+
+    Products = Tensor | OuterProducts | MeanOverRanks
 
 SPARE_COLUMNS = 16
 """Columns the block iteration carries beyond the rank it is asked for (24 in all at rank 8)."""
@@ -86,7 +89,7 @@ class Dominant(NamedTuple):
 
 
 def dominant_subspace(
-    matrix: Tensor | OuterProducts, start: Tensor, rank: int, basis: Tensor | None = None, rounds: int = ROUNDS
+    matrix: Products, start: Tensor, rank: int, basis: Tensor | None = None, rounds: int = ROUNDS
 ) -> Dominant:
     """Approximate top singular subspaces of a matrix, or of matrix (I - S S^T), by block subspace iteration.
 
@@ -118,7 +121,7 @@ def dominant_subspace(
     return Dominant(left @ leading, v[..., :rank], leading.mT @ rows, v)
 
 
-def free_and_whole_norm(matrix: Tensor | OuterProducts, basis: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+def free_and_whole_norm(matrix: Products, basis: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """||matrix (I - S S^T)|| and ||matrix||, Frobenius norms () as a few random columns estimate them.
 
     Good to a factor of two or so, and to the last bit on whether the matrix is zero or not finite.

@@ -24,6 +24,7 @@ from gorp._linalg import (
 )
 from gorp._outer_products import OuterProducts
 from gorp._precision import without_autocast
+from gorp._ranks import MeanOverRanks, mean_over_ranks, ranks
 from gorp._rounding import HasWeight, keep_remainder
 from gorp._taps import tap
 from gorp.config import GORPConfig
@@ -233,14 +234,15 @@ class ProjectedLinear(FullRankLinear):
 
     def _choose_projection(self, gradient: Tensor | OuterProducts) -> Tensor:
         """Set U, V for the coming step by G, which is let go, and tell Z's gradient U^T G V on them."""
-        self._chosen, self._gradient = self._projection_of(gradient), None
+        whole = MeanOverRanks(gradient) if ranks() > 1 else gradient
+        self._chosen, self._gradient = self._projection_of(whole), None
         if self.config.refresh_passes == "last":  # which stands for the sum of all
             self._chosen = self._chosen._replace(rows=self._chosen.rows * self._passes)
         if self.config.memory == "sketch":
             self.seen[INPUT] = self._chosen.rows
         return self._project_core_gradient(self._chosen.rows @ self._chosen.v)
 
-    def _projection_of(self, gradient: Tensor | OuterProducts) -> Dominant:
+    def _projection_of(self, gradient: Tensor | OuterProducts | MeanOverRanks) -> Dominant:
         """New directions for a gradient G (out, in); the present ones where G has nothing to say."""
         basis = self.space.basis.to(self.start) if self._exact else self.start[:, :0]
         norms = [*free_and_whole_norm(gradient, basis, self.seed_at(self.step)), torch.linalg.vector_norm(self.U)]
@@ -282,7 +284,7 @@ class ProjectedLinear(FullRankLinear):
     @override
     def begin_step(self) -> None:
         if self._passes and self._gradient is not None:  # fewer than accumulation_steps
-            clipped = torch.linalg.vector_norm(self.core.grad) / self._accumulated_norm
+            (clipped,) = mean_over_ranks([torch.linalg.vector_norm(self.core.grad) / self._accumulated_norm])
             self.core.grad = self._choose_projection(self._gradient) * clipped.nan_to_num(1.0)
         chosen = self._chosen
         if chosen is None or chosen.u is self.U:

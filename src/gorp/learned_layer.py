@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gorp._linalg import NOISE
 from gorp._precision import without_autocast
+from gorp._ranks import mean_over_ranks, rank
 from gorp._rounding import HasWeight, add_product, read_weight
 from gorp._taps import input_rows
 from gorp.config import GORPConfig
@@ -96,7 +97,8 @@ class LearnedLayer(ABC):
         """
         if INPUT in self.seen:
             rows = self.seen[INPUT]
-            energy += torch.stack([self.space.input.project(rows).square().sum(), rows.square().sum()])
+            shown = torch.stack([self.space.input.project(rows).square().sum(), rows.square().sum()])
+            energy += mean_over_ranks([shown])[0]
         free, whole = energy
         self.stride = torch.where(whole > 0, (free / whole) ** (self.config.damping / 2), 1.0)
 
@@ -121,7 +123,8 @@ class LearnedLayer(ABC):
     def see_inputs(self, delta: Tensor, inputs: Tensor) -> None:
         """Take down what one use in a backward pass shows of the inputs; delta (..., out), inputs (..., in)."""
         weighted = self.config.memory == "weighted_features"
-        self.rows_of_pass.append(input_rows(inputs, delta, weighted, self.seed_at(self.step)))
+        own_signs = self.seed_at(self.step) ^ (rank() << 48)
+        self.rows_of_pass.append(input_rows(inputs, delta, weighted, own_signs))
 
     def keep_inputs(self, gradient: Tensor) -> None:
         """Hook on the factor that reads them: the inputs of a whole pass join those of the step's other passes."""

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.adam import adam
 
 from gorp._precision import without_autocast
+from gorp._ranks import mean_over_ranks, ranks
 from gorp.learned_layer import LearnedLayer
 from gorp.space import INPUT, check_sketch, sketch
 
@@ -108,6 +109,7 @@ class GORPAdamW(Optimizer):
             self.skipped_steps += 1
             self._forget_pending()
             return
+        self._average_gradient_rows()
         for group in self.param_groups:
             params, states = self._init_group(group)
             if not params:
@@ -128,6 +130,20 @@ class GORPAdamW(Optimizer):
             for (layer, side), state in zip(owners, states, strict=True):
                 self._remember(layer, side, state)
         self._forget_pending()
+
+    def _average_gradient_rows(self) -> None:
+        """Of gradients the memory is to see those of all ranks' rows, as the factors' own are averaged; once a step."""
+        if ranks() == 1:
+            return
+        owners = [layer_of(p) for group in self.param_groups for p in group["params"]]
+        seen = [
+            (layer, side)
+            for layer, side in owners
+            if side in layer.seen and not (layer.config.remembers_inputs and side == INPUT)
+        ]
+        means = mean_over_ranks([layer.seen[side] for layer, side in seen])
+        for (layer, side), rows in zip(seen, means, strict=True):
+            layer.seen[side] = rows
 
     @staticmethod
     def _remember(layer: LearnedLayer, side: str, state: dict[str, Tensor]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gorp._linalg import extend_basis, project_out
+from gorp._ranks import mean_over_ranks, ranks, rows_of_ranks
 from gorp.errors import InputError
 from gorp.files import sync
 
@@ -44,6 +46,16 @@ def sketch(kept: Tensor, rows: Tensor) -> Tensor:
         return kept
     _, left = torch.linalg.eigh(kept @ kept.mT)  # ascending; left^T K = diag(sigma) V^T
     return left[:, -SKETCH_KEPT:].mT.flip(0) @ kept
+
+
+def sketch_over_ranks(kept: Tensor) -> Tensor:
+    """What stands for the rows that all replicas of a data-parallel run have seen, each of them its own."""
+    if ranks() == 1:
+        return kept
+    width = kept.shape[1]
+    if width <= GRAM_WIDTH:
+        return mean_over_ranks([kept if len(kept) else kept.new_zeros(width, width)])[0]
+    return reduce(sketch, rows_of_ranks(kept))
 
 
 def sketch_numbers(width: int) -> int:
