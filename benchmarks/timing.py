@@ -40,12 +40,14 @@ def alternate(candidates: Mapping[str, Callable[[], object]], rounds: int, warm_
 @contextmanager
 def without_collector() -> Iterator[None]:
     """Python's garbage collector off, as timeit has it: whoever makes the next object would pay for all."""
+    was_on = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if was_on:
+            gc.enable()
 
 
 @dataclass

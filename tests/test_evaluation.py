@@ -1,14 +1,16 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
 
 from gorp import rouge
-from gorp.backbones import load_backbone
+from gorp.backbones import Backbone, load_backbone
 from gorp.encoding import Encoder, Row, answer_loss
-from gorp.errors import GorpError
+from gorp.errors import GorpError, InputError
 from gorp.evaluation import Evaluator, Prompts, exact_match, is_match, normalise
-from gorp.likelihood import log_likelihoods
+from gorp.likelihood import check_likelihoods, log_likelihoods
 from gorp.tasks import Example, TaskStream
 
 
@@ -117,6 +119,19 @@ def test_the_metric_is_asked_for(backbone, monkeypatch):
     assert evaluator.score([example("a c")], metric="rouge_l") == pytest.approx(50)
 
 
+@pytest.fixture(params=["seq2seq", "causal", "learned positions"])
+def sharp(request, tiny_models):
+    """A model whose answers hang on which token stands where."""
+    torch.manual_seed(0)
+    backbone = load_backbone(str(tiny_models["seq2seq" if request.param == "seq2seq" else "causal"]))
+    if request.param == "learned positions":
+        config = GPT2Config(vocab_size=len(backbone.tokenizer), n_positions=256, n_embd=16, n_layer=1, n_head=2)
+        backbone = Backbone("gpt2", GPT2LMHeadModel(config), backbone.tokenizer)
+    for p in backbone.model.parameters():
+        p.data.normal_(0, 0.3)
+    return backbone
+
+
 def likelihood_of(model, encoder, example, answer):
     """One prompt with one answer, as in training."""
     closed = encoder.closed_answer(answer, example)
@@ -126,35 +141,62 @@ def likelihood_of(model, encoder, example, answer):
 
 
 @pytest.mark.parametrize("at_once", [1, 8, 64])
-def test_likelihoods_are_those_that_training_takes(backbone, tiny_stream, at_once):
+def test_likelihoods_are_those_that_training_takes(sharp, tiny_stream, at_once):
     examples = [row for task in TaskStream.from_yaml(tiny_stream) for row in task.test][::4]
-    encoder = Encoder(backbone.model, backbone.tokenizer)
-    answers = ["a", "a longer answer with many words", "yes", ""]
+    encoder = Encoder(sharp.model, sharp.tokenizer)
+    every = ["red", "red green blue red", "yes", ""]
+    answers = [every[: 1 + row % 4] for row in range(len(examples))]
     inputs = encoder.prompt_batch([encoder.row(example).prompt for example in examples])
     inputs.pop("position_ids", None)
     assert not inputs["attention_mask"].all()  # some prompts are padded
+    ids = [[encoder.closed_answer(answer, examples[0]) for answer in own] for own in answers]
     with torch.inference_mode():
-        found = log_likelihoods(
-            backbone.model.eval(), encoder, inputs, [encoder.closed_answer(a, examples[0]) for a in answers], at_once
-        )
-    wanted = [[likelihood_of(backbone.model, encoder, example, answer) for answer in answers] for example in examples]
-    torch.testing.assert_close(found, torch.tensor(wanted), rtol=1e-4, atol=1e-4)
+        found = log_likelihoods(sharp.model.eval(), encoder, inputs, ids, at_once)
+    for example, own, likelihoods in zip(examples, answers, found, strict=True):
+        wanted = [likelihood_of(sharp.model, encoder, example, answer) for answer in own]
+        assert likelihoods == pytest.approx(wanted, rel=1e-5, abs=1e-4)
 
 
-def test_the_likeliest_of_a_row_s_own_options_is_chosen(backbone, tiny_stream):
+def test_the_likeliest_of_a_row_s_own_options_is_chosen(sharp, tiny_stream):
     rows = [row for task in TaskStream.from_yaml(tiny_stream) for row in task.test]
-    lists = [("yes", "no"), ("no", "maybe so", "yes"), ("other",)]
-    examples = [replace(row, options=lists[index % 3]) for index, row in enumerate(rows)]
-    encoder = Encoder(backbone.model, backbone.tokenizer)
-    found = [Evaluator(backbone.model, encoder, size, answers="options").predict(examples) for size in (2, 64)]
+    lists = [("yes", "no"), ("no", "maybe so", "yes"), ("red", "red green"), ("other",)]
+    examples = [replace(row, options=lists[index % 4]) for index, row in enumerate(rows)]
+    encoder = Encoder(sharp.model, sharp.tokenizer)
+    found = [Evaluator(sharp.model, encoder, size, answers="options").predict(examples) for size in (2, 64)]
     assert found[0] == found[1]
     for example, answer in zip(examples, found[0], strict=True):
-        likelihoods = {option: likelihood_of(backbone.model, encoder, example, option) for option in example.options}
+        likelihoods = {option: likelihood_of(sharp.model, encoder, example, option) for option in example.options}
         assert likelihoods[answer] == max(likelihoods.values())
+    assert {"red", "red green"} & set(found[0])
 
 
-def test_without_options_answers_are_generated(backbone, tiny_stream):
-    examples = [replace(row, options=()) for row in TaskStream.from_yaml(tiny_stream)[0].test[:3]]
+def test_a_row_without_options_is_answered_as_before(backbone, tiny_stream):
+    examples = TaskStream.from_yaml(tiny_stream)[0].test[:6]
+    mixed = [replace(row, options=()) if index % 2 else row for index, row in enumerate(examples)]
     encoder = Encoder(backbone.model, backbone.tokenizer)
     generated = Evaluator(backbone.model, encoder).predict(examples)
-    assert Evaluator(backbone.model, encoder, answers="options").predict(examples) == generated
+    chosen = Evaluator(backbone.model, encoder, answers="options").predict(examples)
+    seen = []
+    found = Evaluator(backbone.model, encoder, 2, answers="options").predict(mixed, lambda *at: seen.append(at))
+    assert found == [(generated if index % 2 else chosen)[index] for index in range(6)]
+    assert seen == [(2, 6), (3, 6), (5, 6), (6, 6)]
+
+
+def test_options_that_cannot_be_told_apart_are_refused(backbone):
+    encoder = Encoder(backbone.model, backbone.tokenizer, max_target_length=3)
+    row = replace(example("red"), options=("red", "red green blue", "red green cat"))
+    with pytest.raises(InputError, match="'red green blue' and 'red green cat' are the same in token ids, cut at"):
+        encoder.option_ids(row)
+
+
+def test_a_cache_that_cannot_serve_many_answers_is_refused():
+    torch.manual_seed(0)
+    config = MambaConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, state_size=4)
+    model = MambaForCausalLM(config)
+    encoder = SimpleNamespace(kind="causal", end=1, pad=0, keeps_last_logits=True, prompt_batch=lambda _: prompt())
+    with pytest.raises(InputError, match=r"evaluation.answers 'options' .* MambaForCausalLM does not let it"):
+        check_likelihoods(model, encoder)
+
+
+def prompt():
+    return {"input_ids": torch.ones(1, 3, dtype=torch.long), "attention_mask": torch.ones(1, 3, dtype=torch.long)}

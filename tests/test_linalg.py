@@ -148,6 +148,14 @@ def test_cholesky_makes_what_qr_makes(shape: tuple[int, ...], smallest: float) -
     torch.testing.assert_close(single.mT @ single, torch.eye(shape[-1]).expand(*shape[:-2], -1, -1), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_cholesky_is_told_apart_by_directions_not_by_sizes(scale: float) -> None:
+    columns = seeded_normal(40, 8, 1)
+    sizes = scale * 10.0 ** torch.arange(-7.0, 1.0)
+    found = cholesky_orthonormalize(columns * sizes)
+    torch.testing.assert_close(found, orthonormalize(columns), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("rank", [0, 1, 5])
 def test_cholesky_completes_what_is_dependent(rank: int) -> None:
     columns = seeded_normal(40, rank, 1) @ seeded_normal(rank, 12, 2)

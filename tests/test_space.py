@@ -1,5 +1,6 @@
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from gorp._linalg import orthonormalize, seeded_normal
@@ -41,6 +42,16 @@ def test_a_shared_side_is_written_once_and_comes_back_shared(tmp_path) -> None:
     assert again.layers["block.0.v"].input is again.layers["block.0.q"].input
     assert again.layers["block.0.v"].basis.equal(space.layers["block.0.q"].basis)
     assert [side.rank for side in again.input_sides] == [3, 0]
+
+
+def test_a_side_shared_with_nobody_is_refused(tmp_path) -> None:
+    path = tmp_path / "space.safetensors"
+    space_of().save(path)
+    with safe_open(path, "pt") as file:
+        metadata = {**file.metadata(), "shared": '{"block.0.gate": "nobody"}'}
+    save_file(load_file(path), path, metadata)
+    with pytest.raises(InputError, match=r"space.safetensors: block.0.gate shares the space of 'nobody', which"):
+        GradientSpace.load(path)
 
 
 def test_extending_keeps_the_basis_orthonormal_and_counts_columns() -> None:

@@ -35,7 +35,8 @@ def attach(model: Model, config: GORPConfig, space: GradientSpace | None = None)
     Args:
         model: any module with ``nn.Linear`` layers; weights fp32 or bf16.
         config: what learns, and how the past is protected.
-        space: what earlier tasks left behind; None begins with an empty space.
+        space: what earlier tasks left behind; None begins with an empty space. Layers that share a side there go on
+            to, and those that do not there never will, whatever the config says.
 
     Returns:
         The same model. ``model.gradient_space`` is its :class:`GradientSpace`.
@@ -56,7 +57,7 @@ def attach(model: Model, config: GORPConfig, space: GradientSpace | None = None)
         _inject_lora(model, lora_names, config)
     for index, name in enumerate([*lora_names, *full_rank_names]):
         module = model.get_submodule(name)
-        kept = _layer_space(space, name, module, config, name in lora_names, inputs)
+        kept = _layer_space(space, name, module, config, is_lora=name in lora_names, inputs=inputs)
         if name in lora_names:
             layers[name] = LoRALayer(cast(PeftLinear, module), name, config, kept, index, task)
         else:
@@ -210,8 +211,9 @@ def _layer_space(
     if name not in space.layers:
         keeps_outputs = is_lora and config.protect_outputs
         output = Side.empty(linear.out_features, dtype, device) if keeps_outputs else None
-        shared = inputs.get(read, Side.empty(width, dtype, device))
-        space.layers[name] = LayerSpace(shared, output, growth=[0] * len(space.tasks))
+        shared = inputs.get(read)
+        own = Side.empty(width, dtype, device) if shared is None else shared
+        space.layers[name] = LayerSpace(own, output, growth=[0] * len(space.tasks))
     kept = space.layers[name]
     inputs.setdefault(read, kept.input)
     if kept.input.width != width or (kept.output and kept.output.width != linear.out_features):

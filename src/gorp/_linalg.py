@@ -61,9 +61,8 @@ def cholesky_orthonormalize(columns: Tensor) -> Tensor:
     d, k = columns.shape[-2:]
     q = columns.double()
     eye = torch.eye(k, dtype=q.dtype, device=q.device)
-    norm = torch.linalg.matrix_norm(q, keepdim=True)
-    unit = torch.where(norm > 0, norm, 1.0)
-    q = q / unit + 1e-9 * torch.eye(d, k, dtype=q.dtype, device=q.device)
+    norms = torch.linalg.vector_norm(q, dim=-2, keepdim=True)
+    q = q / torch.where(norms > 0, norms, 1.0) + 1e-9 * torch.eye(d, k, dtype=q.dtype, device=q.device)
     for shift in (11 * (d * k + k * (k + 1)) * torch.finfo(q.dtype).eps, 0.0, 0.0):
         triangle, _ = torch.linalg.cholesky_ex(q.mT @ q + shift * eye)
         q = torch.linalg.solve_triangular(triangle, q.mT, upper=False).mT

@@ -65,6 +65,7 @@ class Encoder:
         self.keeps_last_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._max_source_length = max_source_length
         self._max_target_length = max_target_length
+        self._options: dict[tuple[tuple[str, ...], bool], tuple[tuple[int, ...], ...]] = {}
 
     @staticmethod
     def closing_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -103,6 +104,25 @@ class Encoder:
     def closed_answer(self, answer: str, example: Example) -> tuple[int, ...]:
         """`answer_ids`, cut where they are too long, and the end."""
         return (*self.answer_ids(answer, example)[: self._max_target_length - 1], self.end)
+
+    def option_ids(self, example: Example) -> tuple[tuple[int, ...], ...]:
+        """`closed_answer` of each of the example's options.
+
+        Raises:
+            InputError: two options cannot be told apart.
+        """
+        key = (example.options, bool(example.messages))
+        if key not in self._options:
+            ids = tuple(self.closed_answer(option, example) for option in example.options)
+            alike = next((n for n, own in enumerate(ids) if ids.index(own) < n), None)
+            if alike is not None:
+                one, other = example.options[ids.index(ids[alike])], example.options[alike]
+                raise InputError(
+                    f"options {one!r} and {other!r} are the same in token ids, cut at training.max_target_length = "
+                    f"{self._max_target_length}; accepted: options that differ there, or evaluation.answers 'generated'"
+                )
+            self._options[key] = ids
+        return self._options[key]
 
     def training_batch(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         """Inputs of a forward pass and ``labels`` (batch, longest answer), -100 where nothing is to be answered.

@@ -21,7 +21,7 @@ from gorp.tasks.task import Metric
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 OnStep = Callable[[int, int], None]
-AnswerPart = Callable[["Prompts", slice], list[str]]
+AnswerPart = Callable[["Prompts", Sequence[int]], list[str]]
 
 
 def normalise(answer: str) -> str:
@@ -69,8 +69,8 @@ class Evaluator:
         batch_size: prompts answered together; the score does not depend on it.
         precision: ``bf16`` answers under autocast.
         prepare: what a method does to a batch of prompts before the model sees it.
-        answers: ``generated``, or where all examples have ``options``, the likeliest of a row's own. An encoder
-            chooses the nearest always.
+        answers: ``generated``; or ``options``, the likeliest of a row's own where it has some. An encoder chooses the
+            nearest always.
     """
 
     def __init__(
@@ -105,29 +105,37 @@ class Evaluator:
             self._prompts[key] = Prompts.of(examples, self.encoder)
         prompts = self._prompts[key]
         answers = [""] * len(examples)
+        done = 0
         with evaluating(self.model), autocast(self.model.device, self.precision):
-            answer_part = self._way_to_answer(key)
-            for first in range(0, len(examples), self.batch_size):
-                part = slice(first, first + self.batch_size)
-                for index, answer in zip(prompts.order[part], answer_part(prompts, part), strict=True):
-                    answers[index] = answer
-                if on_step:
-                    on_step(min(part.stop, len(examples)), len(examples))
+            for answer_part, places in self._ways_to_answer(key, prompts):
+                for first in range(0, len(places), self.batch_size):
+                    part = places[first : first + self.batch_size]
+                    for place, answer in zip(part, answer_part(prompts, part), strict=True):
+                        answers[prompts.order[place]] = answer
+                    done += len(part)
+                    if on_step:
+                        on_step(done, len(examples))
         return answers
 
-    def _way_to_answer(self, examples: Sequence[Example]) -> AnswerPart:
+    def _ways_to_answer(self, examples: Sequence[Example], prompts: Prompts) -> list[tuple[AnswerPart, Sequence[int]]]:
+        """How prompts are answered, and the places of those that are."""
+        everywhere = range(len(prompts.ids))
         if isinstance(self.encoder, LabelMatcher):
-            return self._nearest(self.encoder, examples)
-        if self.answers == "options" and all(example.options for example in examples):
-            return self._likeliest(examples)
-        return self._generate
+            return [(self._nearest(self.encoder, examples), everywhere)]
+        if self.answers == "generated":
+            return [(self._generate, everywhere)]
+        has_options = [bool(examples[index].options) for index in prompts.order]
+        return [
+            (self._likeliest(examples), [place for place in everywhere if has_options[place]]),
+            (self._generate, [place for place in everywhere if not has_options[place]]),
+        ]
 
-    def _inputs(self, prompts: Prompts, part: slice) -> Batch:
-        batch = self.encoder.prompt_batch(prompts.ids[part])
+    def _inputs(self, prompts: Prompts, part: Sequence[int]) -> Batch:
+        batch = self.encoder.prompt_batch([prompts.ids[place] for place in part])
         batch.pop("position_ids", None)
         return self.prepare({name: value.to(self.model.device) for name, value in batch.items()})
 
-    def _generate(self, prompts: Prompts, part: slice) -> list[str]:
+    def _generate(self, prompts: Prompts, part: Sequence[int]) -> list[str]:
         settings = GenerationConfig(  # type: ignore[no-untyped-call]  # transformers
             max_new_tokens=prompts.max_new_tokens,
             do_sample=False,
@@ -144,24 +152,13 @@ class Evaluator:
         return ["\n".join(text.strip().split("\n")[: prompts.max_lines]).strip() for text in texts]
 
     def _likeliest(self, examples: Sequence[Example]) -> AnswerPart:
-        """How prompts are answered with the likeliest of their options; an option's ids are looked up once, here."""
-        ids = {
-            example: {option: self.encoder.closed_answer(option, example) for option in example.options}
-            for example in examples
-        }
+        """How prompts are answered with the likeliest of their options."""
 
-        def choose(prompts: Prompts, part: slice) -> list[str]:
-            options = [ids[examples[index]] for index in prompts.order[part]]
-            distinct = dict.fromkeys(answer for of_row in options for answer in of_row.values())
-            column = {answer: index for index, answer in enumerate(distinct)}
-            scores = log_likelihoods(
-                self.model, self.encoder, self._inputs(prompts, part), list(column), self.batch_size
-            )
-            chosen = []
-            for of_row, row in zip(options, scores.tolist(), strict=True):
-                likelihood = {option: row[column[answer]] for option, answer in of_row.items()}
-                chosen.append(max(likelihood, key=likelihood.__getitem__))
-            return chosen
+        def choose(prompts: Prompts, part: Sequence[int]) -> list[str]:
+            rows = [examples[prompts.order[place]] for place in part]
+            ids = [self.encoder.option_ids(row) for row in rows]
+            scores = log_likelihoods(self.model, self.encoder, self._inputs(prompts, part), ids, self.batch_size)
+            return [row.options[own.index(max(own))] for row, own in zip(rows, scores, strict=True)]
 
         return choose
 
@@ -175,10 +172,10 @@ class Evaluator:
             embedded.append(embed(self.model, {key: value.to(self.model.device) for key, value in names.items()}))
         vectors = torch.cat(embedded)  # (labels, width)
 
-        def choose(prompts: Prompts, part: slice) -> list[str]:
-            is_option = torch.zeros(len(prompts.order[part]), len(labels), dtype=torch.bool)
-            for row, index in enumerate(prompts.order[part]):
-                is_option[row, [column[label] for label in examples[index].options]] = True
+        def choose(prompts: Prompts, part: Sequence[int]) -> list[str]:
+            is_option = torch.zeros(len(part), len(labels), dtype=torch.bool)
+            for row, place in enumerate(part):
+                is_option[row, [column[label] for label in examples[prompts.order[place]].options]] = True
             texts = embed(self.model, matcher.forward_inputs(self._inputs(prompts, part)))
             scores = match(texts, vectors, is_option.to(vectors.device))
             return [labels[index] for index in scores.argmax(dim=1).tolist()]

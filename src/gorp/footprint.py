@@ -68,7 +68,7 @@ def _layer(linear: nn.Linear, config: GORPConfig, is_lora: bool, held: float, sh
     else:
         factors, projections = k * k, (out + width) * k + width * min(k + SPARE_COLUMNS, out, width)
     kept = 0 if config.memory == "first_moment" else sum(map(sketch_numbers, sides))
-    space = sum(int(held * side) * (side + 1) for side in sides[shares:])  # an energy a column
+    space = sum(int(held * side) * (side + 1) for side in (sides[1:] if shares else sides))  # an energy a column
     numbers = {
         "factors": factors,
         "projections": projections,

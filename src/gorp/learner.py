@@ -20,7 +20,8 @@ from gorp.errors import FullSpaceWarning, InputError, nearest
 from gorp.evaluation import Evaluator
 from gorp.interference import kept_directions, measure, stored_weights
 from gorp.layer_inputs import collect_inputs
-from gorp.matching import make_encoder
+from gorp.likelihood import check_likelihoods
+from gorp.matching import LabelMatcher, make_encoder
 from gorp.methods import load_method
 from gorp.progress import Progress, SilentProgress, passing_on
 from gorp.report.record import RunRecord, Stage
@@ -104,6 +105,8 @@ class ContinualLearner:
         self.evaluator = Evaluator(
             model, self.encoder, evaluation.batch_size, training.precision, prepare, evaluation.answers
         )
+        if evaluation.answers == "options" and not isinstance(self.encoder, LabelMatcher):
+            check_likelihoods(model, self.encoder)
         files = self.folder.stage_files()
         seed_everything(self.config.seed, 0)
         self.method.attach(model, files.space if files else None)

@@ -58,7 +58,7 @@ class EvaluationConfig(_Section):
     split: Literal["test", "validation"] = "test"
     answers: Answers = Field(
         "generated",
-        description="an answer is generated, or of a task with options the likeliest of these; encoders choose always",
+        description="an answer is generated, or the likeliest of the row's options where it has some; encoders choose",
     )
     each_stage: Literal["all", "new"] = Field(
         "all",

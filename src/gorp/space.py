@@ -132,7 +132,7 @@ class LayerSpace:
     input: Side
     output: Side | None = None
     frozen: bool = False
-    growth: list[int] = field(default_factory=list)  # input columns added by each task
+    growth: list[int] = field(default_factory=list)  # input columns that it added with each task, to a shared side, too
 
     def side(self, name: str) -> Side | None:
         """The side called INPUT or OUTPUT."""
@@ -296,6 +296,8 @@ class GradientSpace:
         frozen = set(json.loads(metadata["frozen"]))
         shared = json.loads(metadata.get("shared", "{}"))  # which files of the first version lack
         for name in growth:
+            if name in shared and shared[name] not in space.layers:
+                raise InputError(f"{path}: {name} shares the space of {shared[name]!r}, which the file does not hold")
             space.layers[name] = LayerSpace(
                 space.layers[shared[name]].input if name in shared else _read_side(tensors, name, "", path),
                 _read_side(tensors, name, "output_", path) if f"{name}.output_basis" in tensors else None,

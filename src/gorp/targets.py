@@ -27,11 +27,12 @@ CROSS_ATTENTION = ("EncDecAttention", "encoder_attn", "crossattention")
 
 
 class InputRead(NamedTuple):
-    """What a layer reads, how wide it is, and where."""
+    """What a layer reads, how wide it is, where, and of which type the layer's weight is."""
 
     what: str
     width: int
     device: torch.device
+    dtype: torch.dtype
 
 
 def linear_names(model: nn.Module) -> list[str]:
@@ -102,7 +103,7 @@ def input_read(name: str, linear: nn.Linear, config: GORPConfig) -> InputRead:
     that protects too little.
     """
     what = _tensor_read(name) if config.share_inputs else name
-    return InputRead(what, linear.in_features, linear.weight.device)
+    return InputRead(what, linear.in_features, linear.weight.device, linear.weight.dtype)
 
 
 def _tensor_read(name: str) -> str:

@@ -13,7 +13,8 @@ def space_grid(space: GradientSpace) -> Grid:
     """A row per layer: directions kept, width, cap and share of the cap in use; output side; energies; growth by task.
 
     ``energy`` is the range over the layer's directions of the share of its task's gradient energy that each one held
-    when it was kept. ``added`` counts the directions that each task added, in the order of learning.
+    when it was kept. ``added`` counts the directions that each task added, in the order of learning; of layers that
+    share a side, which is told of each, those that the layer itself added.
     """
     rows = [_row(space, name, layer) for name, layer in space.layers.items()]
     title = f"gradient space of {space.base_model}" if space.base_model else "gradient space"
