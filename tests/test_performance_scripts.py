@@ -11,6 +11,7 @@ from gorp.tasks import Example
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+import communication
 import evaluation
 import memory
 import refresh
@@ -130,3 +131,14 @@ def test_growth_is_told_of_the_step_and_of_the_forward_pass(monkeypatch):
         f"{name}, exponent in {measure}" for measure in ("layers", "width") for name in ("step", "forward pass")
     ]
     assert figures[0].lowest == figures[0].median == figures[0].highest
+
+
+def test_bytes_that_ranks_send_are_counted():
+    """Of a real block, for the processes do not see what a test puts in its place."""
+    between, refresh, lora = communication.measure("T5-large", rows=1, length=4)
+    whole = sum(p.nbytes for p in speed.BLOCKS["T5-large"]().parameters())
+    factors, cores = 4 * 2 * 8 * 1024, 4 * 8 * 8
+    assert between.lowest == between.highest
+    assert between.median * whole == pytest.approx(4 * (2 * factors + cores)), "A and B, their gradients' rows, and Z"
+    assert lora.median * whole == pytest.approx(4 * 2 * factors), "twice as many layers"
+    assert between.highest < refresh.lowest < 0.05
