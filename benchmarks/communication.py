@@ -10,6 +10,7 @@ one are told apart; memories are full.
 from __future__ import annotations
 
 import argparse
+import statistics
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -80,7 +81,7 @@ def measure(block: str, rows: int, length: int) -> list[Figure]:
     return [
         Figure(
             f"{block} sent a step: {what} / full fine-tuning",
-            sum(sent) / len(sent) / whole,
+            statistics.median(sent) / whole,
             min(sent) / whole,
             max(sent) / whole,
             goal,

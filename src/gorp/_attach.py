@@ -176,8 +176,8 @@ def _held(space: GradientSpace, layer: LayerSpace) -> list[str]:
 def _memory(layer: LearnedLayer, side: str, state: dict[str, Tensor]) -> Tensor:
     if layer.config.memory == "first_moment":
         return layer.moment_rows(side, state["exp_avg"])
-    remembers_own_rows = layer.config.remembers_inputs and side == INPUT  # gradients were averaged step by step
-    return sketched_rows(sketch_over_ranks(state["sketch"]) if remembers_own_rows else state["sketch"])
+    averaged = layer.remembers_gradients(side)  # over ranks, step by step
+    return sketched_rows(state["sketch"] if averaged else sketch_over_ranks(state["sketch"]))
 
 
 def _inject_lora(model: nn.Module, names: list[str], config: GORPConfig) -> None:
@@ -211,9 +211,8 @@ def _layer_space(
     if name not in space.layers:
         keeps_outputs = is_lora and config.protect_outputs
         output = Side.empty(linear.out_features, dtype, device) if keeps_outputs else None
-        shared = inputs.get(read)
-        own = Side.empty(width, dtype, device) if shared is None else shared
-        space.layers[name] = LayerSpace(own, output, growth=[0] * len(space.tasks))
+        side = inputs.get(read) or Side.empty(width, dtype, device)
+        space.layers[name] = LayerSpace(side, output, growth=[0] * len(space.tasks))
     kept = space.layers[name]
     inputs.setdefault(read, kept.input)
     if kept.input.width != width or (kept.output and kept.output.width != linear.out_features):

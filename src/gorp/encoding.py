@@ -113,15 +113,17 @@ class Encoder:
         """
         key = (example.options, bool(example.messages))
         if key not in self._options:
-            ids = tuple(self.closed_answer(option, example) for option in example.options)
-            alike = next((n for n, own in enumerate(ids) if ids.index(own) < n), None)
-            if alike is not None:
-                one, other = example.options[ids.index(ids[alike])], example.options[alike]
-                raise InputError(
-                    f"options {one!r} and {other!r} are the same in token ids, cut at training.max_target_length = "
-                    f"{self._max_target_length}; accepted: options that differ there, or evaluation.answers 'generated'"
-                )
-            self._options[key] = ids
+            known: dict[tuple[int, ...], str] = {}
+            for option in example.options:
+                ids = self.closed_answer(option, example)
+                if ids in known:
+                    raise InputError(
+                        f"options {known[ids]!r} and {option!r} are the same in token ids, cut at "
+                        f"training.max_target_length = {self._max_target_length}; accepted: options that differ there, "
+                        "or evaluation.answers 'generated'"
+                    )
+                known[ids] = option
+            self._options[key] = tuple(known)
         return self._options[key]
 
     def training_batch(self, rows: Sequence[Row]) -> dict[str, Tensor]:

@@ -238,7 +238,7 @@ class ProjectedLinear(FullRankLinear):
         self._chosen, self._gradient = self._projection_of(whole), None
         if self.config.refresh_passes == "last":  # which stands for the sum of all
             self._chosen = self._chosen._replace(rows=self._chosen.rows * self._passes)
-        if self.config.memory == "sketch":
+        if self.remembers_gradients(INPUT):
             self.seen[INPUT] = self._chosen.rows
         return self._project_core_gradient(self._chosen.rows @ self._chosen.v)
 

@@ -63,6 +63,11 @@ class LearnedLayer(ABC):
         add_product(self.holder, *self.change())
         self.clear_change()
 
+    def remembers_gradients(self, side: str) -> bool:
+        """Whether the memory of a side is grown from rows of gradients, not of inputs, and not from Adam's moment."""
+        of_inputs = self.config.remembers_inputs and side == INPUT
+        return self.config.memory != "first_moment" and not of_inputs
+
     @abstractmethod
     def width_of(self, side: str) -> int:
         """Width of the memory rows of one side."""

@@ -14,12 +14,12 @@ from transformers.modeling_outputs import BaseModelOutput
 from gorp.encoding import IGNORED, Batch, Encoder, pad_rows, position_ids
 from gorp.errors import InputError
 
-Answers = Sequence[Sequence[int]]
-"""Token ids, the closing one included."""
+Candidates = Sequence[Sequence[int]]
+"""Answers to one prompt, in token ids, the closing one included."""
 
 
 def log_likelihoods(
-    model: PreTrainedModel, encoder: Encoder, inputs: Batch, answers: Sequence[Answers], at_once: int
+    model: PreTrainedModel, encoder: Encoder, inputs: Batch, answers: Sequence[Candidates], at_once: int
 ) -> list[list[float]]:
     """log p(answer | prompt) of each prompt's own answers, in nats, summed over an answer's tokens in fp32.
 
@@ -45,7 +45,7 @@ def log_likelihoods(
 
 
 def _together(
-    model: PreTrainedModel, encoder: Encoder, inputs: Batch, states: Tensor | None, answers: Sequence[Answers]
+    model: PreTrainedModel, encoder: Encoder, inputs: Batch, states: Tensor | None, answers: Sequence[Candidates]
 ) -> Tensor:
     """log p (pairs,) of all answers, prompt by prompt; ``states`` (prompts, length, width) are an encoder's."""
     mask = inputs["attention_mask"]

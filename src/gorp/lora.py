@@ -68,8 +68,7 @@ class LoRALayer(LearnedLayer):
     @without_autocast
     def _receive(self, side: str, gradient: Tensor) -> Tensor:
         """Hook on a factor: remember the gradient as it came, pass on what the space leaves of it."""
-        remembers = self.config.memory == "sketch" or (self.config.remembers_inputs and side == OUTPUT)
-        if remembers and self.space.side(side) is not None:
+        if self.remembers_gradients(side) and self.space.side(side) is not None:
             self.forget_if_cleared(side)
             rows = self._as_rows(side, gradient.detach())
             self.seen[side] = self.seen[side] + rows if side in self.seen else rows.clone()

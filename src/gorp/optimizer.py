@@ -136,11 +136,7 @@ class GORPAdamW(Optimizer):
         if ranks() == 1:
             return
         owners = [layer_of(p) for group in self.param_groups for p in group["params"]]
-        seen = [
-            (layer, side)
-            for layer, side in owners
-            if side in layer.seen and not (layer.config.remembers_inputs and side == INPUT)
-        ]
+        seen = [(layer, side) for layer, side in owners if side in layer.seen and layer.remembers_gradients(side)]
         means = mean_over_ranks([layer.seen[side] for layer, side in seen])
         for (layer, side), rows in zip(seen, means, strict=True):
             layer.seen[side] = rows
