@@ -79,6 +79,19 @@ def test_dominant_subspace_of_a_rank_deficient_matrix_is_orthonormal(rank: int) 
     torch.testing.assert_close(v.T @ v, torch.eye(8), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("held", [0, 5], ids=["free", "off a basis"])
+def test_what_a_matrix_does_not_determine_is_not_left_to_round_off(held: int) -> None:
+    exact = seeded_normal(30, 3, 1) @ seeded_normal(3, 20, 2)
+    basis, start = basis_of(20, held).float(), seeded_normal(20, 20, 3)
+    first, second = (
+        dominant_subspace(exact * (1 + 1e-7 * seeded_normal(30, 20, seed)), start, 8, basis) for seed in (4, 5)
+    )
+    for name in ("u", "v", "rows"):
+        one, other = getattr(first, name), getattr(second, name)
+        torch.testing.assert_close(one, other, atol=1e-5 * float(one.abs().max()), rtol=0)
+    assert float(first.rows[3:].abs().max()) == 0
+
+
 def test_align_undoes_a_rotation_within_the_span() -> None:
     old = basis_of(40, 8)
     turned = old @ rotation(8, 3, torch.float64)

@@ -42,6 +42,8 @@ def project_out(rows: Tensor, basis: Tensor) -> Tensor:
 def orthonormalize(columns: Tensor) -> Tensor:
     """Orthonormal basis of the span of columns (..., d, k), d >= k; orthonormal input comes back unchanged.
 
+    Columns of zeros become whatever completes the others: the same for the same others.
+
     QR fixes Q only up to the signs of R's diagonal; turned positive here, so that a column never flips
     under the moments that Adam keeps in its coordinates. On CUDA, where QR is slow, by Cholesky.
     """
@@ -101,7 +103,8 @@ def dominant_subspace(
 
     Returns:
         The leading singular vectors within the block, signed so that the largest entry of each column of V is
-        positive, U^T matrix, and the whole block.
+        positive, U^T matrix, and the whole block. Where the matrix has fewer dominant directions than asked for,
+        fixed ones complete them, for round-off would choose others each time, on each rank.
     """
     if basis is None:
         basis = start.new_zeros(*start.shape[:-1], 0)
@@ -112,12 +115,14 @@ def dominant_subspace(
         rows = (matrix.mT @ left).mT  # (..., q, in)
         free = project_out(project_out(rows, basis), basis)
     right = orthonormalize(free.mT)  # (..., in, q): the decomposition is of a matrix (q, q)
-    turned, _, vh = torch.linalg.svd(free @ right)
+    turned, sigma, vh = torch.linalg.svd(free @ right)
     v = right @ vh.mT
     signs = v.gather(-2, v.abs().argmax(dim=-2, keepdim=True)).sign()
     turned, v = turned * signs, v * signs
-    leading = turned[..., :rank]
-    return Dominant(left @ leading, v[..., :rank], leading.mT @ rows, v)
+    is_signal = (sigma > NOISE * sigma[..., :1])[..., None, :rank]
+    leading = turned[..., :rank] * is_signal
+    u_columns, v_columns = orthonormalize(left @ leading), orthonormalize_off(v[..., :rank] * is_signal, basis)
+    return Dominant(u_columns, v_columns, leading.mT @ rows, v)
 
 
 def free_and_whole_norm(matrix: Products, basis: Tensor, seed: int) -> tuple[Tensor, Tensor]:

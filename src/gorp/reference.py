@@ -159,10 +159,12 @@ class ReferenceFullRank:
         for _ in range(3):
             block = torch.linalg.qr(free.T @ torch.linalg.qr(free @ block).Q).Q
         left = torch.linalg.qr(free @ block).Q
-        p, _, qh = torch.linalg.svd(left.T @ free, full_matrices=False)
+        p, sigma, qh = torch.linalg.svd(left.T @ free, full_matrices=False)
         signs = torch.stack([row[row.abs().argmax()].sign() for row in qh])  # make each row's largest entry positive
         u, self.start = (left @ p) * signs, qh.T * signs
-        u, v = u[:, : self.rank], self.start[:, : self.rank]
+        real = (sigma > NOISE * sigma[0])[: self.rank]
+        found = u[:, : self.rank] * real
+        u, v = self._completed(found), self._completed(off @ self._completed(self.start[:, : self.rank] * real))
         if self.variant == "exact":
             u = u @ self._turn(u, self.U, self.turns[0])
             v = v @ self._turn(v, self.V, self.turns[1])
@@ -170,8 +172,15 @@ class ReferenceFullRank:
             p, _, qh = torch.linalg.svd(v, full_matrices=False)
             v = p @ qh  # the orthonormal matrix nearest to V
         self.U, self.V = u, v
-        self.memory.add(u.T @ gradient)
-        self.stride.show(u.T @ gradient)
+        seen = u.T @ found @ found.T @ gradient
+        self.memory.add(seen)
+        self.stride.show(seen)
+
+    @staticmethod
+    def _completed(columns: Tensor) -> Tensor:
+        """Fixed directions in place of columns of zeros, which the gradient does not determine."""
+        q, r = torch.linalg.qr(columns)
+        return q * torch.where(r.diagonal() < 0, -1.0, 1.0)
 
     @staticmethod
     def _turn(new: Tensor, old: Tensor | None, first: Tensor) -> Tensor:
