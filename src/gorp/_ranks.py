@@ -5,7 +5,9 @@ The replicas are the processes of torch.distributed's default group, each with t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -43,6 +45,17 @@ def mean_over_ranks(tensors: Sequence[Tensor]) -> list[Tensor]:
     return means
 
 
+def average_gradients(parameters: Sequence[Tensor]) -> None:
+    """Give every parameter the mean of its gradients, in one message; none is zero where another rank has one."""
+    if ranks() == 1 or not parameters:
+        return
+    given = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    share, *means = mean_over_ranks([given, *gradients])
+    for p, is_given, mean in zip(parameters, share.tolist(), means, strict=True):
+        p.grad = mean if is_given else None
+
+
 def rows_of_ranks(rows: Tensor) -> list[Tensor]:
     """The rows (n, d) of each replica, n its own, in the order of the ranks."""
     if ranks() == 1:
@@ -55,6 +68,38 @@ def rows_of_ranks(rows: Tensor) -> list[Tensor]:
     gathered = [torch.empty_like(padded) for _ in sizes]
     dist.all_gather(gathered, padded)
     return [each[:size] for each, size in zip(gathered, sizes, strict=True)]
+
+
+def of_all_ranks(content: Any) -> list[Any]:
+    """What JSON can say, of each replica, in the order of the ranks."""
+    if ranks() == 1:
+        return [content]
+    letters = torch.frombuffer(bytearray(json.dumps(content).encode()), dtype=torch.uint8)
+    return [json.loads(bytes(said[:, 0].tolist())) for said in rows_of_ranks(letters[:, None].to(_device()))]
+
+
+def on_first_rank(write: Callable[[], None]) -> None:
+    """Do what one replica alone may do, such as writing a file that all of them read; the others wait for it.
+
+    Raises:
+        GorpError: it could not be done; on all of them, each with the first one's message.
+    """
+    failed: GorpError | None = None
+    try:
+        if rank() == 0:
+            write()
+    except GorpError as error:
+        failed = error
+    told = of_all_ranks(str(failed or ""))[0]
+    if failed is not None:
+        raise failed
+    if told:
+        raise GorpError(told)
+
+
+def _device() -> torch.device:
+    """Where this replica's messages must lie."""
+    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
 
 
 def check_same_on_all_ranks(tensors: dict[str, Tensor]) -> None:

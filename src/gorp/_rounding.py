@@ -12,6 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from gorp._shards import own_part, own_rows
+
 REMAINDER = "rounding_remainder"
 """Name of the int16 buffer (out, in) beside a bf16 ``weight``."""
 
@@ -52,23 +54,27 @@ def keep_remainder(module: HasWeight) -> None:
 
 
 def read_weight(module: HasWeight) -> Tensor:
-    """The exact weight (out, in) of a module, in fp32 or wider; a copy only where the weight is bf16."""
-    weight: Tensor = module.weight.detach()
-    return join(weight, getattr(module, REMAINDER)) if weight.dtype is torch.bfloat16 else weight
+    """The exact weight (out, in) of a module, in fp32 or wider; a copy only where the weight is bf16.
+
+    Of a weight spread over ranks, the rows of this one.
+    """
+    weight = own_part(module.weight.detach())
+    return join(weight, own_part(getattr(module, REMAINDER))) if weight.dtype is torch.bfloat16 else weight
 
 
 def add_product(module: HasWeight, left: Tensor, right: Tensor) -> None:
     """Add left @ right, (out, r) times (r, in), to an exact weight in place; a second one is never held.
 
     Args:
-        module: whose weight.
+        module: whose weight; of one that is spread over ranks this one's rows change.
         left, right: in the dtype of what `read_weight` gives.
     """
-    weight: Tensor = module.weight.detach()
+    left = left[own_rows(module.weight)]
+    weight = own_part(module.weight.detach())
     if weight.dtype is not torch.bfloat16:
         weight.addmm_(left, right)
         return
-    parts = (whole.split(ROWS_AT_A_TIME) for whole in (weight, getattr(module, REMAINDER), left))
+    parts = (whole.split(ROWS_AT_A_TIME) for whole in (weight, own_part(getattr(module, REMAINDER)), left))
     for rounded, remainder, left_part in zip(*parts, strict=True):
         for part, new in zip(
             (rounded, remainder), split(join(rounded, remainder).addmm_(left_part, right)), strict=True

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -34,6 +34,10 @@ class Row:
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
     options: tuple[tuple[int, ...], ...] = ()
+
+    def unanswered(self) -> Row:
+        """The row without an answer: no token of it counts in a loss."""
+        return replace(self, answer=(IGNORED,))
 
 
 class Encoder:

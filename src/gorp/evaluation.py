@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
+from gorp._ranks import of_all_ranks, rank, ranks
+from gorp._shards import has_spread
 from gorp.encoding import Batch, Encoder
 from gorp.likelihood import log_likelihoods
 from gorp.matching import LabelMatcher, embed, match
@@ -97,25 +99,25 @@ class Evaluator:
         score = load_rouge_l() if metric == "rouge_l" else exact_match
         return score(self.predict(examples, on_step), examples)
 
-    @torch.inference_mode()
     def predict(self, examples: Sequence[Example], on_step: OnStep | None = None) -> list[str]:
         """The model's answer to each example, in the order given; ``on_step(done, total)`` is called per batch."""
         key = tuple(examples)
         if key not in self._prompts:
             self._prompts[key] = Prompts.of(examples, self.encoder)
         prompts = self._prompts[key]
-        answers = [""] * len(examples)
+        answered: list[tuple[int, str]] = []
         done = 0
-        with evaluating(self.model), autocast(self.model.device, self.precision):
+        with evaluating(self.model), without_gradients(self.model), autocast(self.model.device, self.precision):
             for answer_part, places in self._ways_to_answer(key, prompts):
-                for first in range(0, len(places), self.batch_size):
-                    part = places[first : first + self.batch_size]
-                    for place, answer in zip(part, answer_part(prompts, part), strict=True):
-                        answers[prompts.order[place]] = answer
-                    done += len(part)
+                parts = [places[first : first + self.batch_size] for first in range(0, len(places), self.batch_size)]
+                for first in range(0, len(parts), ranks()):  # a part each, the last one twice rather than none
+                    part = parts[min(first + rank(), len(parts) - 1)]
+                    answered += zip(part, answer_part(prompts, part), strict=True)
+                    done += sum(map(len, parts[first : first + ranks()]))
                     if on_step:
                         on_step(done, len(examples))
-        return answers
+        answers = {prompts.order[place]: answer for own in of_all_ranks(answered) for place, answer in own}
+        return [answers[index] for index in range(len(examples))]
 
     def _ways_to_answer(self, examples: Sequence[Example], prompts: Prompts) -> list[tuple[AnswerPart, Sequence[int]]]:
         """How prompts are answered, and the places of those that are."""
@@ -146,7 +148,9 @@ class Evaluator:
             decoder_start_token_id=self.encoder.decoder_start if self.encoder.kind == "seq2seq" else None,
         )
         inputs = self._inputs(prompts, part)
-        generated: torch.Tensor = self.model.generate(**inputs, generation_config=settings)  # type: ignore[operator]
+        generated: torch.Tensor = self.model.generate(  # type: ignore[operator]
+            **inputs, generation_config=settings, synced_gpus=has_spread(self.model)
+        )
         prompt_length = inputs["input_ids"].shape[1] if self.encoder.kind == "causal" else 0
         texts = self.encoder.tokenizer.batch_decode(generated[:, prompt_length:], skip_special_tokens=True)
         return ["\n".join(text.strip().split("\n")[: prompts.max_lines]).strip() for text in texts]
@@ -192,6 +196,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
+
+
+def without_gradients(model: nn.Module) -> AbstractContextManager[object]:
+    """Inference mode; of weights that are gathered for a while no gradients alone, for they are trained with later."""
+    return torch.no_grad() if has_spread(model) else torch.inference_mode()
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:

@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from gorp._shards import whole
 from gorp.report.record import LayerMeter
 from gorp.space import GradientSpace
 
@@ -47,7 +48,7 @@ def stored_weights(model: nn.Module, layer_names: Sequence[str]) -> dict[str, Te
     modules = {name: model.get_submodule(name) for name in layer_names}
     weights = {name: cast(nn.Linear, getattr(module, "base_layer", module)).weight for name, module in modules.items()}
     coarse = any(weight.dtype.itemsize < 4 for weight in weights.values())
-    return {name: weight.detach().cpu().double() for name, weight in weights.items()} if coarse else {}
+    return {name: whole(weight.detach()).cpu().double() for name, weight in weights.items()} if coarse else {}
 
 
 def measure(

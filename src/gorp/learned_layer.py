@@ -11,6 +11,7 @@ from gorp._linalg import NOISE
 from gorp._precision import without_autocast
 from gorp._ranks import mean_over_ranks, rank
 from gorp._rounding import HasWeight, add_product, read_weight
+from gorp._shards import gathered, own_rows
 from gorp._taps import input_rows
 from gorp.config import GORPConfig
 from gorp.space import INPUT, LayerSpace
@@ -54,7 +55,9 @@ class LearnedLayer(ABC):
     @torch.no_grad()
     def effective_weight(self) -> Tensor:
         """The weight (out, in) the layer acts with, in fp32 or wider, factors not merged yet included."""
-        return torch.addmm(read_weight(self.holder), *self.change())
+        weight = self.holder.weight
+        left, right = self.change()
+        return gathered(torch.addmm(read_weight(self.holder), left[own_rows(weight)], right), like=weight)
 
     @without_autocast
     @torch.no_grad()

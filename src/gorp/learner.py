@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from gorp._fsdp import shard
+from gorp._ranks import ranks
 from gorp.backbones import load_backbone
 from gorp.checkpoint import model_fingerprint, random_state, seed_everything
 from gorp.errors import FullSpaceWarning, InputError, nearest
 from gorp.evaluation import Evaluator
 from gorp.interference import kept_directions, measure, stored_weights
+from gorp.launch import join_ranks
 from gorp.layer_inputs import collect_inputs
 from gorp.likelihood import check_likelihoods
 from gorp.matching import LabelMatcher, make_encoder
@@ -88,6 +90,7 @@ class ContinualLearner:
         config: RunConfig | None = None,
         progress: Progress | None = None,
     ) -> None:
+        device = join_ranks()
         self.folder = RunFolder(run_dir)
         self.progress = progress or SilentProgress()
         self.config = settle_config(self.folder, method, config)
@@ -95,7 +98,7 @@ class ContinualLearner:
         if self.folder.state is not None and self.folder.state.base_model != base_model:
             raise InputError(f"{self.folder.path}: is the run of another base model; accepted: the one it began with")
         if getattr(model, "hf_device_map", None) is None:
-            model.to(PartialState().device)
+            model.to(device)  # type: ignore[arg-type]  # transformers
         self.model = model
         training = self.config.training
         self.encoder = make_encoder(model, tokenizer, training.max_source_length, training.max_target_length)
@@ -113,12 +116,27 @@ class ContinualLearner:
         if files:
             self.method.load_weights(files.weights)
             self.method.load_state(files.method)
+        if training.parallel == "shard" and ranks() > 1:
+            self._shard()
         if self.folder.state is None:
             with self.folder.locked():
                 self.folder.start(base_model, self.config, new_record(self.config, self.folder.path))
         self.record = self.folder.record()
         self.tasks, self.unseen = self.folder.tasks(), self.folder.unseen()
         self._inputs = self.folder.inputs()
+
+    def _shard(self) -> None:
+        kept_whole = self.method.kept_whole()
+        if kept_whole is None:
+            raise InputError(
+                f"training.parallel 'shard' is not for method {self.method.name!r}; accepted: gorp, or 'replicate'"
+            )
+        if self.config.evaluation.answers == "options":
+            raise InputError(
+                "training.parallel 'shard' has all ranks call the model equally often, which evaluation.answers "
+                "'options' does not; accepted: 'generated'"
+            )
+        shard(self.model, kept_whole)
 
     @classmethod
     def of_run(
@@ -253,6 +271,7 @@ class ContinualLearner:
         self.progress.stage_started(index, task.name, plan.steps)
 
         def save(flight: Flight) -> None:
+            self.method.before_save()
             self.folder.save_flight(index, flight.step, self._flight_content(flight, optimizer))
 
         train_task(self.model, self.method, optimizer, self.encoder, plan, self.progress, save, flight, random_then)

@@ -13,7 +13,7 @@ from torch.optim.adam import adam
 from gorp._precision import without_autocast
 from gorp._ranks import mean_over_ranks, ranks
 from gorp.learned_layer import LearnedLayer
-from gorp.space import INPUT, check_sketch, sketch
+from gorp.space import INPUT, check_sketch, sketch, sketch_over_ranks
 
 FULL_RANK = "full_rank"
 LORA = "lora"
@@ -158,6 +158,17 @@ class GORPAdamW(Optimizer):
         """Clear the gradients, and with them what backward passes left for a step that was not made."""
         super().zero_grad(set_to_none)
         self._forget_pending()
+
+    @torch.no_grad()
+    def average_memories(self) -> None:
+        """Make the state the same on all ranks: sketches of inputs, which each keeps of its own rows, are averaged.
+
+        For what saves the state of one rank. All of them must call it; a single process has nothing to do.
+        """
+        for p, state in self.state.items():
+            layer, side = layer_of(p)
+            if state and not layer.remembers_gradients(side):
+                state["sketch"] = sketch_over_ranks(state["sketch"])
 
     @without_autocast
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

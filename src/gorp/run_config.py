@@ -35,6 +35,9 @@ class TrainingConfig(_Section):
     weight_decay: float = Field(0.0, ge=0)
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast; weights stay as they were loaded")
     gradient_checkpointing: bool = False
+    parallel: Literal["replicate", "shard"] = Field(
+        "replicate", description="what ranks do with the model: each has all of it, or some rows of each weight (FSDP2)"
+    )
     group_by_length: bool = Field(False, description="batches of rows of like length, drawn from nearby rows")
     max_source_length: int = Field(512, ge=8, description="tokens of a prompt; what may be cut is cut to fit")
     max_target_length: int = Field(50, ge=1, description="tokens of an answer, in training")

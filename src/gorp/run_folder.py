@@ -13,17 +13,19 @@ replaced last. Everything it does not name is left over from a crash, and remove
 from __future__ import annotations
 
 import filecmp
+import functools
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 from safetensors import SafetensorError
 from torch import Tensor
 
+from gorp._ranks import on_first_rank, rank
 from gorp.checkpoint import (
     FORMAT_VERSION,
     check_version,
@@ -45,6 +47,7 @@ from gorp.tasks.task import METRICS, Metric
 
 STATE, CONFIG, RECORD, SPACE = "state.json", "config.yaml", "record.json", "gradient_space.safetensors"
 _LOCK, _UNFINISHED = "run.lock", ".unfinished"
+P = ParamSpec("P")
 
 
 @dataclass
@@ -102,6 +105,18 @@ class StageFiles:
     inputs: Mapping[str, Tensor]
 
 
+def _by_first_rank(write: Callable[Concatenate[RunFolder, P], None]) -> Callable[Concatenate[RunFolder, P], None]:
+    """Of the ranks that work on a run, the first writes; the others wait, then know what ``state.json`` says."""
+
+    @functools.wraps(write)
+    def written(folder: RunFolder, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        on_first_rank(lambda: write(folder, *args, **kwargs))
+        if rank():
+            folder.state = folder._read_state()
+
+    return written
+
+
 class RunFolder:
     """One run's folder; ``state`` is None until `start`.
 
@@ -134,12 +149,17 @@ class RunFolder:
         Raises:
             GorpError: another process works on this run, or has since this one opened it.
         """
-        with locked(self.path / _LOCK, "works on this run"):
-            if self._read_state() != self.state:
-                raise GorpError(f"{self.path}: another process has gone on with this run since it was opened here")
-            self._tidy()
+        with ExitStack() as held:
+            on_first_rank(lambda: self._enter(held))
             yield
 
+    def _enter(self, held: ExitStack) -> None:
+        held.enter_context(locked(self.path / _LOCK, "works on this run"))
+        if self._read_state() != self.state:
+            raise GorpError(f"{self.path}: another process has gone on with this run since it was opened here")
+        self._tidy()
+
+    @_by_first_rank
     def start(self, base_model: str, config: RunConfig, record: RunRecord) -> None:
         """Make the folder of a new run."""
         write_text_atomically(self.path / CONFIG, config.to_yaml())
@@ -151,6 +171,7 @@ class RunFolder:
         """The resolved configuration of the run."""
         return RunConfig.from_yaml(self.path / CONFIG)
 
+    @_by_first_rank
     def add_tasks(self, tasks: Sequence[Task], record: RunRecord, unseen: Sequence[Task] = ()) -> None:
         """Remember tasks, their rows for evaluation, and a record that has a place for each."""
         state = self._state()
@@ -195,6 +216,7 @@ class RunFolder:
         record.finished = 0 < width == state.stages
         return record
 
+    @_by_first_rank
     def save_flight(self, task: int, step: int, flight: Mapping[str, Any]) -> None:
         """Save a training in flight; it replaces the one before."""
         state = self._state()
@@ -211,6 +233,7 @@ class RunFolder:
         name = self._state().flight
         return None if name is None else load_state(self.path / name, "flight")
 
+    @_by_first_rank
     def finish_stage(self, record: RunRecord, files: StageFiles) -> None:
         """Save a finished stage with the record that ends in it; the training in flight is over."""
         state = self._state()

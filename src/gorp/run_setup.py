@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 
+from gorp._ranks import ranks
 from gorp.errors import InputError
+from gorp.launch import join_ranks
 from gorp.methods import check_method, load_method
 from gorp.report.record import RunRecord
 from gorp.run_config import RunConfig
@@ -21,7 +22,16 @@ from gorp.run_folder import KnownTask, RunFolder
 from gorp.tasks import Example, Task, TaskStream
 
 #: Settings that may change when a run is gone on with: nothing that is learnt depends on them.
-FREE_SETTINGS = ("name", "report_to", "model", "stream", "data.dir", "evaluation.batch_size", "training.save_every")
+FREE_SETTINGS = (
+    "name",
+    "report_to",
+    "model",
+    "stream",
+    "data.dir",
+    "evaluation.batch_size",
+    "training.save_every",
+    "training.parallel",
+)
 
 
 def load_stream(config: RunConfig) -> TaskStream:
@@ -137,12 +147,13 @@ def describe_environment() -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = "not installed"
-    device = PartialState().device
+    device = join_ranks()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "ranks": ranks(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         **versions,
         "commit": git_commit(),

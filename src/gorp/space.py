@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import reduce
@@ -49,13 +50,13 @@ def sketch(kept: Tensor, rows: Tensor) -> Tensor:
 
 
 def sketch_over_ranks(kept: Tensor) -> Tensor:
-    """What stands for the rows that all replicas of a data-parallel run have seen, each of them its own."""
+    """What stands for the rows that all replicas of a data-parallel run have seen, each row for a share of one."""
     if ranks() == 1:
         return kept
     width = kept.shape[1]
     if width <= GRAM_WIDTH:
         return mean_over_ranks([kept if len(kept) else kept.new_zeros(width, width)])[0]
-    return reduce(sketch, rows_of_ranks(kept))
+    return reduce(sketch, rows_of_ranks(kept / math.sqrt(ranks())))
 
 
 def sketch_numbers(width: int) -> int:

@@ -6,8 +6,9 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import Sampler, SequentialSampler
+from torch.utils.data import DataLoader, Dataset
 from transformers import (
     PreTrainedModel,
     PrinterCallback,
@@ -26,6 +27,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from gorp._ranks import average_gradients, mean_over_ranks, of_all_ranks, rank, ranks
 from gorp.checkpoint import set_random_state
 from gorp.encoding import IGNORED, Encoder, Row, answer_loss
 from gorp.errors import GorpError
@@ -92,13 +94,18 @@ class Plan:
         """Optimizer steps of the task."""
         return math.ceil(len(self.rows) * self.config.epochs / self.rows_per_step)
 
-    def remaining(self, step: int) -> list[Row]:
-        """The rows still to be seen after ``step`` steps, in order."""
+    def batches(self, step: int, rank: int = 0, ranks: int = 1) -> list[list[Row]]:
+        """The rows of each forward pass still to come after ``step`` steps, in order.
+
+        Of several ranks each gets every ranks-th row of a pass; where that is none, one that counts for nothing.
+        """
         lengths = [len(row.prompt) + len(row.answer) for row in self.rows]
         order = row_order(len(self.rows), self.config.epochs, self.seed)
         if self.config.group_by_length:
             order = group_by_length(order, lengths, self.rows_per_step, self.seed)
-        return [self.rows[index] for index in order[step * self.rows_per_step :]]
+        passes = range(step * self.rows_per_step, len(order), self.config.batch_size)
+        whole = [[self.rows[index] for index in order[first : first + self.config.batch_size]] for first in passes]
+        return [rows[rank::ranks] or [rows[0].unanswered()] for rows in whole]
 
     def rate(self, step: int) -> float:
         """Learning rate of step ``step`` (from 0) as a share of its peak."""
@@ -200,25 +207,42 @@ class _TaskTrainer(Trainer):
             model=model,
             args=arguments,
             data_collator=encoder.training_batch,
-            train_dataset=plan.remaining(first),
+            train_dataset=plan.batches(first, rank(), ranks()),
             optimizers=(optimizer, LambdaLR(optimizer, lambda step: plan.rate(first + step))),
         )
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = True
         self.backbone = model
         self.method, self.encoder, self.plan, self.flight = method, encoder, plan, flight
+        self.learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.step_loss = torch.zeros((), device=model.device)
+        self.passes = itertools.count(first * plan.config.accumulation_steps)
         if plan.config.gradient_checkpointing:
             enable_checkpointing(model)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        return SequentialSampler(cast(list[Row], self.train_dataset))
+    def get_train_dataloader(self) -> DataLoader[list[Row]]:
+        passes = cast("Dataset[list[Row]]", self.train_dataset)
+        pinned = self.args.dataloader_pin_memory
+        return DataLoader(passes, batch_size=None, collate_fn=self.data_collator, pin_memory=pinned)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Ranks keep the bare model: what learns is little, and `training_step` averages its gradients itself."""
+        super().create_accelerator_and_postprocess()
+        self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        with own_random_numbers(self.plan.seed, next(self.passes)):
+            loss = super().training_step(*args, **kwargs)
+        if self.accelerator.sync_gradients:  # the last pass of its step
+            average_gradients(self.learning)
+        return loss
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Tensor]], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Tensor]], int]:
         batches = list(itertools.islice(epoch_iterator, num_batches))
-        return batches, sum(int((batch["labels"] != IGNORED).sum()) for batch in batches)
+        tokens = sum(int((batch["labels"] != IGNORED).sum()) for batch in batches)
+        return batches, sum(of_all_ranks(tokens))
 
     def compute_loss(
         self,
@@ -229,10 +253,11 @@ class _TaskTrainer(Trainer):
     ) -> Tensor:
         batch = self.method.prepare(inputs)
         logits = self.encoder.logits(model, batch)
-        loss = answer_loss(logits, batch["labels"]) / (num_items_in_batch or 1)
+        of_all = (num_items_in_batch or 1) / ranks()  # gradients are averaged over the ranks
+        loss = answer_loss(logits, batch["labels"]) / of_all
         penalty = self.method.penalty(batch, logits)
         if penalty is not None:
-            loss = loss + penalty * ((batch["labels"] != IGNORED).sum() / (num_items_in_batch or 1))
+            loss = loss + penalty * ((batch["labels"] != IGNORED).sum() / of_all)
         self.step_loss += loss.detach()
         return loss
 
@@ -255,7 +280,6 @@ class _Keeper(TrainerCallback):
     ) -> None:
         self.trainer, self.progress, self.save = trainer, progress, save
         self.resumed_random_state = resumed_random_state
-        self.parameters = [parameter for parameter in trainer.backbone.parameters() if parameter.requires_grad]
         self.started = time.monotonic()
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -267,13 +291,14 @@ class _Keeper(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         trainer, flight = self.trainer, self.trainer.flight
-        loss = trainer.step_loss.item()
+        (mean,) = mean_over_ranks([trainer.step_loss])
+        loss = mean.item()
         trainer.step_loss.zero_()
-        if math.isfinite(loss) and gradients_are_finite(self.parameters):
+        if math.isfinite(loss) and gradients_are_finite(trainer.learning):
             flight.losses.append([flight.step + 1, loss])
             flight.skipped_in_a_row = 0
         else:
-            for parameter in self.parameters:
+            for parameter in trainer.learning:
                 parameter.grad = None
             flight.skipped += 1
             flight.skipped_in_a_row += 1
@@ -293,6 +318,17 @@ class _Keeper(TrainerCallback):
                 f"{flight.step} of {plan.steps}); the weights are saved as after the last good step. "
                 "A lower learning rate (training.lr, training.full_rank_lr) or precision fp32 may help"
             )
+
+
+@contextmanager
+def own_random_numbers(seed: int, forward_pass: int) -> Iterator[None]:
+    """Dropout of its own for each rank, a matter of seed and pass alone; what is drawn outside is the same on all."""
+    if ranks() == 1:
+        yield
+        return
+    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
+        torch.manual_seed(int(np.random.SeedSequence([seed, forward_pass, rank()]).generate_state(1)[0]))
+        yield
 
 
 def enable_checkpointing(model: PreTrainedModel) -> None:

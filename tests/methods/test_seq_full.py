@@ -44,9 +44,8 @@ def test_it_is_plain_adamw_over_the_same_batches(setup, kind):
     model = plain.model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
     set_random_state(random_then)
-    rows = plan.remaining(0)
-    for first in range(0, len(rows), 4):
-        batch = encoder.training_batch(rows[first : first + 4])
+    for rows in plan.batches(0):
+        batch = encoder.training_batch(rows)
         tokens = int((batch["labels"] != -100).sum())
         (answer_loss(encoder.logits(model, batch), batch["labels"]) / tokens).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)

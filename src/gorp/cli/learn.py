@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gorp.cli.shared import progress_only
+from gorp.cli.shared import is_first_process, progress_only
 
 
 def command(
@@ -44,6 +44,8 @@ def command(
             limits=Limits(rows.train_rows, rows.test_rows, rows.validation_rows, learner.config.seed),
         )
         learner.learn(task)
+    if not is_first_process():
+        return
     page = write_report([learner.record], run)
     if not quiet:
         from gorp.report.terminal import print_records

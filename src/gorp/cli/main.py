@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 failed, 2 bad input, 3 forgetting budget exceeded.
 """
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -11,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from gorp import __version__
+from gorp.cli.shared import is_first_process
 from gorp.errors import GorpError
 
 #: Each command's line in ``gorp --help``. Its module ``gorp.cli.<name>`` has the function ``command``, and is
@@ -60,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
-    typer.echo(f"gorp: {message}", err=True)
+    speaker = "gorp" if is_first_process() else f"gorp, rank {os.environ['RANK']}"
+    typer.echo(f"{speaker}: {message}", err=True)
     sys.exit(exit_code)
 
 

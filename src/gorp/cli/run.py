@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gorp.cli.shared import as_overrides, progress_only
+from gorp.cli.shared import as_overrides, is_first_process, progress_only
 
 
 def command(
@@ -37,6 +37,8 @@ def command(
     folder = out or Path("runs") / f"{config.stem}-{resolved.method}-seed{resolved.seed}"
     with progress_only(quiet) as progress:
         record = run_stream(resolved, folder, progress=progress)
+    if not is_first_process():
+        return
     page = write_report([record], folder)
     if not quiet:
         from gorp.report.terminal import print_records

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from gorp.progress import Progress, open_progress
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one of its launch that prints and writes pages; known before it meets the others."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
@@ -16,7 +22,7 @@ def progress_only(quiet: bool = False) -> Iterator[Progress]:
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers
-    with open_progress(quiet) as progress:
+    with open_progress(quiet or not is_first_process()) as progress:
         yield progress
 
 

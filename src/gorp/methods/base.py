@@ -10,6 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
+from gorp._shards import load_whole, whole
 from gorp.encoding import Batch, Encoder
 from gorp.errors import InputError, nearest
 
@@ -93,6 +94,10 @@ class Method(ABC):
             InputError: the configured targets do not fit the model.
         """
 
+    def kept_whole(self) -> set[nn.Parameter] | None:
+        """Parameters that every rank needs whole where it has some rows of the others; None: they cannot be spread."""
+        return None
+
     @abstractmethod
     def layer_names(self) -> Sequence[str]:
         """Dotted names, in the base model, of the linear layers that learn."""
@@ -128,6 +133,9 @@ class Method(ABC):
         """
         return None
 
+    def before_save(self) -> None:
+        """Called before a training in flight is saved: what ranks keep apart becomes the same on all of them."""
+
     def end_task(self, task: Task, index: int) -> None:
         """Called after task ``index`` is trained and before it is evaluated: remember, merge, start anew."""
 
@@ -140,11 +148,12 @@ class Method(ABC):
     def weights(self) -> dict[str, Tensor]:
         """Every tensor of the model that this method may have changed, by its name in ``model.state_dict()``."""
         prefixes = tuple(f"{name}." for name in self.layer_names())
-        return {name: value for name, value in self.model.state_dict().items() if name.startswith(prefixes)}
+        state = self.model.state_dict()
+        return {name: whole(value) for name, value in state.items() if name.startswith(prefixes)}
 
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
         """Put back what `weights` returned."""
-        self.model.load_state_dict(dict(tensors), strict=False)
+        load_whole(self.model, tensors)
 
     def state(self) -> dict[str, Tensor]:
         """What else must be kept between tasks, as tensors."""

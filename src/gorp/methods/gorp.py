@@ -46,6 +46,10 @@ class GORP(Method):
         self.model = attach(model, config.model_copy(update=settings), space)
         self._layers = learned_layers(model)
 
+    def kept_whole(self) -> set[nn.Parameter]:
+        """The factors, of frozen layers, too."""
+        return {factor for layer in self._layers.values() for factor in layer.factors().values()}
+
     def layer_names(self) -> Sequence[str]:
         """LoRA layers, then full-rank ones."""
         return list(self._layers)
@@ -64,6 +68,10 @@ class GORP(Method):
             weight_decay=training.weight_decay,
         )
         return self._optimizer
+
+    def before_save(self) -> None:
+        """Average what the ranks remember of their own rows' inputs."""
+        self._optimizer.average_memories()
 
     def end_task(self, task: Task, index: int) -> None:
         """Grow the space, merge the factors, start anew in what is left."""

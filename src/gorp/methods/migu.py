@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from gorp._ranks import mean_over_ranks
 from gorp.encoding import Batch
 from gorp.methods.base import MethodOptions
 from gorp.methods.plain_lora import ADAPTER
@@ -92,7 +93,8 @@ class OutputMask:
 
     def _mask(self, weight: Tensor) -> None:
         if self.is_on and isinstance(self._sizes, Tensor):
-            weight.grad = self._gradient * large_units(self._sizes, self.threshold)[:, None]
+            (sizes,) = mean_over_ranks([self._sizes])
+            weight.grad = self._gradient * large_units(sizes, self.threshold)[:, None]
 
 
 def unit_sizes(outputs: Tensor) -> Tensor:

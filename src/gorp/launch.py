@@ -1,0 +1,45 @@
+"""Joining the processes that ``torchrun`` or ``accelerate launch`` started; a process by itself joins nobody."""
+
+from __future__ import annotations
+
+import atexit
+import os
+
+import torch
+import torch.distributed as dist
+from accelerate import PartialState
+
+from gorp.errors import InputError
+
+_REFUSED = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed's ZeRO cuts parameters and optimizer states into flat pieces, in which no "
+    "layer's gradient space can be found",
+    "ACCELERATE_USE_FSDP": "accelerate's own FSDP would shard the factors, cores and bases that every rank needs whole",
+}
+
+
+def join_ranks() -> torch.device:
+    """Meet the other processes of this launch, if there are any, and tell the device of this one.
+
+    Raises:
+        InputError: the launch asks for what would take gorp's layers apart.
+    """
+    for flag, reason in _REFUSED.items():
+        if os.environ.get(flag, "").lower() == "true":
+            raise InputError(
+                f"{reason}; accepted: torchrun or accelerate launch without it, with training.parallel: replicate, "
+                "or shard (FSDP2) where the model does not fit a device"
+            )
+    on_cpu = "LOCAL_RANK" in os.environ and not torch.accelerator.is_available()
+    if on_cpu:  # where accelerate has no processes meet unless told
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    is_first = not (dist.is_available() and dist.is_initialized())
+    device: torch.device = PartialState(cpu=on_cpu).device
+    if is_first and dist.is_available() and dist.is_initialized():
+        atexit.register(_part)
+    return device
+
+
+def _part() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
