@@ -44,6 +44,7 @@ def held(model: nn.Module, optimizer: gorp.GORPAdamW) -> dict[str, int]:
     return {
         "weights": count([p for p in model.parameters() if id(p) not in factors]),
         "rounding": count([b for name, b in buffers.items() if name.endswith("rounding_remainder")]),
+        "stacks": 0,
         "factors": count(list(factors.values())),
         "projections": count([b for name, b in buffers.items() if name.rpartition(".")[2] in ("U", "V", "start")]),
         "gradients": count([p.grad for p in factors.values() if p.grad is not None]),

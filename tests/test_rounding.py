@@ -1,7 +1,8 @@
 import torch
 from torch import nn
 
-from gorp._rounding import REMAINDER, ROWS_AT_A_TIME, add_product, join, keep_remainder, read_weight, split
+from gorp._rounding import REMAINDER, ROWS_AT_A_TIME, join, split
+from gorp._weights import add_product, keep_remainder, read_weight
 
 
 def test_split_and_join_are_exact_for_every_kind_of_number() -> None:

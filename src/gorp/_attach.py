@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any, TypeVar, cast
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gorp._injection import inject_lora
 from gorp._precision import without_autocast
 from gorp._ranks import check_same_on_all_ranks
 from gorp._taps import tap
@@ -19,7 +19,7 @@ from gorp.config import GORPConfig
 from gorp.errors import FullSpaceWarning, InputError
 from gorp.layers import FullRankLinear, ProjectedLinear
 from gorp.learned_layer import LearnedLayer
-from gorp.lora import ADAPTER, LoRALayer
+from gorp.lora import LoRALayer
 from gorp.optimizer import FULL_RANK, LORA, GORPAdamW
 from gorp.random_projection import RandomlyProjectedLinear
 from gorp.space import INPUT, OUTPUT, GradientSpace, LayerSpace, Side, sketch_over_ranks, sketched_rows
@@ -33,7 +33,8 @@ def attach(model: Model, config: GORPConfig, space: GradientSpace | None = None)
     """Make the target layers of a model learn under GORP, in place; everything else is frozen.
 
     Args:
-        model: any module with ``nn.Linear`` layers; weights fp32 or bf16.
+        model: any module with ``nn.Linear`` layers; weights fp32 or bf16. Layers that bitsandbytes holds in 4 or 8 bits
+            learn by LoRA factors alone; what tasks add to them is kept as stacked factors beside the weight.
         config: what learns, and how the past is protected.
         space: what earlier tasks left behind; None begins with an empty space. Layers that share a side there go on
             to, and those that do not there never will, whatever the config says.
@@ -43,7 +44,7 @@ def attach(model: Model, config: GORPConfig, space: GradientSpace | None = None)
 
     Raises:
         InputError: no layer matches a target, a layer matches both lists, the rank is above a layer's size, a
-            weight's dtype cannot be learned in, or the space is of other layers.
+            weight's form cannot be learned in, or the space is of other layers.
     """
     if hasattr(model, "gradient_space"):
         raise InputError("this model is attached already; attach a fresh one, or go on with end_task")
@@ -54,7 +55,7 @@ def attach(model: Model, config: GORPConfig, space: GradientSpace | None = None)
     inputs: dict[InputRead, Side] = {}
     task = len(space.tasks)
     if lora_names:
-        _inject_lora(model, lora_names, config)
+        inject_lora(model, lora_names, config.rank, config.lora_alpha, float(config.lora_dropout or 0))
     for index, name in enumerate([*lora_names, *full_rank_names]):
         module = model.get_submodule(name)
         kept = _layer_space(space, name, module, config, is_lora=name in lora_names, inputs=inputs)
@@ -178,18 +179,6 @@ def _memory(layer: LearnedLayer, side: str, state: dict[str, Tensor]) -> Tensor:
         return layer.moment_rows(side, state["exp_avg"])
     averaged = layer.remembers_gradients(side)  # over ranks, step by step
     return sketched_rows(state["sketch"] if averaged else sketch_over_ranks(state["sketch"]))
-
-
-def _inject_lora(model: nn.Module, names: list[str], config: GORPConfig) -> None:
-    lora = LoraConfig(
-        r=config.rank, lora_alpha=config.lora_alpha, lora_dropout=float(config.lora_dropout or 0), target_modules=names
-    )
-    inject_adapter_in_model(lora, model, ADAPTER)
-    model.requires_grad_(False)
-    for name in names:
-        module = cast(PeftLinear, model.get_submodule(name))
-        module.lora_A.requires_grad_(True)
-        module.lora_B.requires_grad_(True)
 
 
 def _layer_space(

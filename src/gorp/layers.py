@@ -25,8 +25,8 @@ from gorp._linalg import (
 from gorp._outer_products import OuterProducts
 from gorp._precision import without_autocast
 from gorp._ranks import MeanOverRanks, mean_over_ranks, ranks
-from gorp._rounding import HasWeight, keep_remainder
 from gorp._taps import tap
+from gorp._weights import HasWeight, keep_remainder
 from gorp.config import GORPConfig
 from gorp.learned_layer import LearnedLayer, guarded
 from gorp.space import INPUT, LayerSpace

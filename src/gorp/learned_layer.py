@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from gorp._linalg import NOISE
 from gorp._precision import without_autocast
 from gorp._ranks import mean_over_ranks, rank
-from gorp._rounding import HasWeight, add_product, read_weight
 from gorp._shards import gathered, own_rows
 from gorp._taps import input_rows
+from gorp._weights import HasWeight, add_product, read_weight
 from gorp.config import GORPConfig
 from gorp.space import INPUT, LayerSpace
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gorp._fsdp import shard
+from gorp._quantized import quantized_layers
 from gorp._ranks import ranks
-from gorp.backbones import load_backbone
 from gorp.checkpoint import model_fingerprint, random_state, seed_everything
 from gorp.errors import FullSpaceWarning, InputError, nearest
 from gorp.evaluation import Evaluator
@@ -29,7 +29,17 @@ from gorp.progress import Progress, SilentProgress, passing_on
 from gorp.report.record import RunRecord, Stage
 from gorp.run_config import RunConfig
 from gorp.run_folder import RunFolder, StageFiles
-from gorp.run_setup import check_known, check_unseen, join_tasks, load_stream, new_record, rows_of, settle_config
+from gorp.run_setup import (
+    check_known,
+    check_on_quantized,
+    check_unseen,
+    join_tasks,
+    load_base,
+    load_stream,
+    new_record,
+    rows_of,
+    settle_config,
+)
 from gorp.tasks import Example, Task, TaskStream
 from gorp.tasks.task import Metric
 from gorp.training import Flight, Plan, train_task
@@ -55,9 +65,7 @@ def run_stream(
         GorpError: training failed; see the message. What was saved stays.
     """
     tasks = stream if stream is not None else load_stream(config)
-    if config.model is None:
-        raise InputError("key 'model': is missing; accepted: a built-in name, a folder, or a hub id")
-    backbone = load_backbone(config.model, config.dtype)
+    backbone = load_base(config)
     learner = ContinualLearner(backbone.model, backbone.tokenizer, run_dir=run_dir, config=config, progress=progress)
     learner.learn_stream(tasks)
     return learner.record
@@ -94,6 +102,8 @@ class ContinualLearner:
         self.folder = RunFolder(run_dir)
         self.progress = progress or SilentProgress()
         self.config = settle_config(self.folder, method, config)
+        if any(quantized_layers(model)):
+            check_on_quantized(load_method(self.config.method))
         base_model = model_fingerprint(model)
         if self.folder.state is not None and self.folder.state.base_model != base_model:
             raise InputError(f"{self.folder.path}: is the run of another base model; accepted: the one it began with")
@@ -156,7 +166,7 @@ class ContinualLearner:
         source = model or config.model
         if source is None:
             raise InputError(f"{run_dir}: the run does not say where its base model is; give it (--model)")
-        backbone = load_backbone(source, config.dtype)
+        backbone = load_base(config, source)
         return cls(backbone.model, backbone.tokenizer, run_dir=run_dir, progress=progress)
 
     def learn(self, task: Task) -> None:

@@ -10,14 +10,13 @@ from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 from typing_extensions import override
 
+from gorp._injection import ADAPTER
 from gorp._linalg import seeded_normal
 from gorp._precision import without_autocast
-from gorp._rounding import HasWeight, keep_remainder
+from gorp._weights import HasWeight, keep_remainder
 from gorp.config import GORPConfig
 from gorp.learned_layer import LearnedLayer, guarded
 from gorp.space import INPUT, OUTPUT, LayerSpace
-
-ADAPTER = "default"
 
 
 class LoRALayer(LearnedLayer):
@@ -46,9 +45,7 @@ class LoRALayer(LearnedLayer):
         self.B = cast(nn.Parameter, module.lora_B[ADAPTER].weight)  # (out, r)
         self.scaling = float(module.scaling[ADAPTER])
         keep_remainder(self.base)
-        wide = torch.promote_types(self.base.weight.dtype, torch.float32)
         for side, factor in self.factors().items():
-            factor.data = factor.data.to(wide)
             factor.register_hook(lambda gradient, side=side: self._receive(side, gradient))
         self.seen: dict[str, Tensor] = {}
         self.rows_of_pass: list[Tensor] = []

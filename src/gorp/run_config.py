@@ -86,6 +86,9 @@ class RunConfig(_Section):
     method: str = "gorp"
     model: str | None = Field("t5-tiny", description="a built-in name, a folder, or a hub id")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the model's weights")
+    quantize: Literal["4bit", "8bit"] | None = Field(
+        None, description="hold the model's blocks in so many bits, but for layers that learn at full rank"
+    )
     stream: str | None = Field("builtin", description="builtin, standard-cl/1, long/4 ..., or a stream's YAML file")
     seed: int = Field(0, ge=0)
     report_to: list[str] = Field(default_factory=list, description="trackers of transformers, such as wandb")

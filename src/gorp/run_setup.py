@@ -13,9 +13,11 @@ from typing import Any
 import torch
 
 from gorp._ranks import ranks
+from gorp.backbones import Backbone, load_backbone
 from gorp.errors import InputError
 from gorp.launch import join_ranks
-from gorp.methods import check_method, load_method
+from gorp.methods import METHODS, check_method, load_method
+from gorp.methods.base import Method
 from gorp.report.record import RunRecord
 from gorp.run_config import RunConfig
 from gorp.run_folder import KnownTask, RunFolder
@@ -53,6 +55,40 @@ def load_stream(config: RunConfig) -> TaskStream:
         seed=config.seed,
         name_task_in_prompt=data.name_task_in_prompt,
     )
+
+
+def load_base(config: RunConfig, source: str | None = None) -> Backbone:
+    """The base model of a run with its tokenizer, quantised if so configured.
+
+    Args:
+        config: of the run.
+        source: where the model is, if not where ``config`` says.
+
+    Raises:
+        InputError: it cannot be loaded, or the method does not learn on a quantised base.
+    """
+    name = source or config.model
+    if name is None:
+        raise InputError("key 'model': is missing; accepted: a built-in name, a folder, or a hub id")
+    if config.quantize is None:
+        return load_backbone(name, config.dtype)
+    method = load_method(config.method)
+    check_on_quantized(method)
+    return load_backbone(name, config.dtype, config.quantize, method(config).whole_layers)
+
+
+def check_on_quantized(method: type[Method]) -> None:
+    """Refuse a method that changes the weights of its base themselves.
+
+    Raises:
+        InputError: it does; the message lists those that do not.
+    """
+    if not method.on_quantized:
+        accepted = ", ".join(name for name in METHODS if load_method(name).on_quantized)
+        raise InputError(
+            f"method {method.name!r} changes the weights of its base, which one in 4 or 8 bits does not allow; "
+            f"accepted: quantize: null, or a method of {accepted}"
+        )
 
 
 def settle_config(folder: RunFolder, method: str | None, config: RunConfig | None) -> RunConfig:
@@ -142,7 +178,7 @@ def check_unseen(folder: RunFolder, tasks: Sequence[Task], unseen: Sequence[Task
 def describe_environment() -> dict[str, Any]:
     """What a run was made on: versions, machine, threads, device."""
     versions = {}
-    for package in ("gorp-cl", "torch", "transformers", "peft", "accelerate", "numpy"):
+    for package in ("gorp-cl", "torch", "transformers", "peft", "accelerate", "bitsandbytes", "numpy"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

@@ -9,7 +9,8 @@ from typing import NamedTuple, cast
 import torch
 from torch import nn
 
-from gorp._rounding import STORABLE
+from gorp._quantized import is_quantized
+from gorp._weights import STORABLE
 from gorp.config import GORPConfig
 from gorp.errors import InputError
 
@@ -76,15 +77,21 @@ def learning_layers(model: nn.Module, config: GORPConfig) -> tuple[list[str], li
         if name in full_rank:
             raise InputError(f"layer {name} matches both lora_targets and full_rank_targets; it can learn one way only")
     for name in (*lora, *full_rank):
-        _check_layer(name, cast(nn.Linear, model.get_submodule(name)), config.rank)
+        _check_layer(name, cast(nn.Linear, model.get_submodule(name)), config.rank, takes_codes=name in lora)
     return lora, full_rank
 
 
-def _check_layer(name: str, linear: nn.Linear, rank: int) -> None:
-    out_features, in_features = linear.weight.shape
+def _check_layer(name: str, linear: nn.Linear, rank: int, takes_codes: bool) -> None:
+    out_features, in_features = linear.out_features, linear.in_features
     if rank > min(out_features, in_features):
         raise InputError(f"rank {rank} is above the size of layer {name} ({out_features}, {in_features})")
-    if linear.weight.dtype not in STORABLE:
+    if is_quantized(linear):
+        if not takes_codes:
+            raise InputError(
+                f"layer {name} is quantised, and learns at full rank; accepted: to leave it out of quantisation, or to "
+                "name it among the LoRA targets"
+            )
+    elif linear.weight.dtype not in STORABLE:
         accepted = ", ".join(str(dtype).removeprefix("torch.") for dtype in STORABLE)
         raise InputError(f"layer {name} is {linear.weight.dtype}; a layer can learn in {accepted}")
 

@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 failed, 2 bad input, 3 forgetting budget exceeded.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -51,6 +52,7 @@ def build_app(invoked: str | None) -> typer.Typer:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run ``gorp`` with ``arguments`` (default: the process's own) and exit; a known error is one message on stderr."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it wherever it is installed
     invoked = next((argument for argument in given if not argument.startswith("-")), None)
     try:
         build_app(invoked)(args=given, prog_name="gorp")

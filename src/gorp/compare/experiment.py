@@ -25,6 +25,7 @@ PLACE = {"seed": "seeds", "stream": "streams"}
 LIKE = (
     "model",
     "dtype",
+    "quantize",
     *(f"data.{key}" for key in ("train_rows", "test_rows", "validation_rows", "name_task_in_prompt")),
     *(f"training.{key}" for key in ("epochs", "max_source_length", "max_target_length")),
 )

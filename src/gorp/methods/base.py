@@ -10,6 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
+from gorp._quantized import quantized_layers
 from gorp._shards import load_whole, whole
 from gorp.encoding import Batch, Encoder
 from gorp.errors import InputError, nearest
@@ -54,6 +55,9 @@ class Method(ABC):
     #: Learns all tasks together in a single stage, instead of one after the other.
     learns_jointly: ClassVar[bool] = False
 
+    #: Learns on a base in 4 or 8 bits, too; the other methods change its weights themselves.
+    on_quantized: ClassVar[bool] = False
+
     model: nn.Module
     #: Turns rows into batches that fit the model; set before `attach`.
     encoder: Encoder
@@ -82,6 +86,17 @@ class Method(ABC):
             known = f"accepted: {', '.join(accepted)}" if accepted else "it has no options"
             raise InputError(f"unknown key '{key}' for method {cls.name!r}{hint}; {known}") from None
 
+    def whole_layers(self, model: nn.Module) -> Sequence[str]:
+        """Of a base that is to be quantised, the linear layers that must not be; none if not overridden.
+
+        Args:
+            model: its like, of which only names and shapes are looked at.
+
+        Raises:
+            InputError: the configured targets do not fit the model.
+        """
+        return ()
+
     @abstractmethod
     def attach(self, model: nn.Module, space: GradientSpace | None = None) -> None:
         """Prepare the base model in place and keep it as ``self.model``; only what learns may require a gradient.
@@ -104,7 +119,7 @@ class Method(ABC):
 
     @abstractmethod
     def effective_weights(self) -> dict[str, Tensor]:
-        """Per layer that learns, the weight (out, in) that the layer computes with now, fp32, a copy."""
+        """Per layer that learns, the weight (out, in) that the layer computes with now, fp32, a copy, on any device."""
 
     @abstractmethod
     def optimizer(self) -> torch.optim.Optimizer:
@@ -147,9 +162,10 @@ class Method(ABC):
 
     def weights(self) -> dict[str, Tensor]:
         """Every tensor of the model that this method may have changed, by its name in ``model.state_dict()``."""
-        prefixes = tuple(f"{name}." for name in self.layer_names())
-        state = self.model.state_dict()
-        return {name: whole(value) for name, value in state.items() if name.startswith(prefixes)}
+        learnt = tuple(f"{name}." for name in self.layer_names())
+        codes = tuple(f"{name}." for name, _ in quantized_layers(self.model))
+        state = self.model.state_dict().items()
+        return {name: whole(value) for name, value in state if name.startswith(learnt) and not name.startswith(codes)}
 
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
         """Put back what `weights` returned."""

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from gorp._attach import attach, end_task, learned_layers, param_groups
 from gorp.backbones import default_targets
+from gorp.config import GORPConfig
 from gorp.layers import ProjectedLinear
 from gorp.methods.base import Method
 from gorp.optimizer import GORPAdamW
 from gorp.space import GradientSpace
+from gorp.targets import learning_layers
 
 if TYPE_CHECKING:
     from gorp.tasks import Task
@@ -29,10 +31,20 @@ class GORP(Method):
     source = "Wang et al. 2025, Continual Gradient Low-Rank Projection Fine-Tuning for LLMs (ACL)"
     keeps = "per layer a basis of the input directions that earlier tasks depend on"
     costs = "LoRA's, and a projection a step; the basis grows with what tasks need"
+    on_quantized = True
     _optimizer: GORPAdamW
 
     def attach(self, model: nn.Module, space: GradientSpace | None = None) -> None:
         """Inject LoRA factors, put cores into full-rank layers, freeze the rest."""
+        self.model = attach(model, self._settings(model), space)
+        self._layers = learned_layers(model)
+
+    def whole_layers(self, model: nn.Module) -> Sequence[str]:
+        """Those that learn at full rank."""
+        return learning_layers(model, self._settings(model))[1]
+
+    def _settings(self, model: nn.Module) -> GORPConfig:
+        """The configuration with every target settled."""
         config = self.config.gorp
         targets = {"lora_targets": config.lora_targets, "full_rank_targets": config.full_rank_targets}
         if None in targets.values():
@@ -43,8 +55,7 @@ class GORP(Method):
             "accumulation_steps": self.config.training.accumulation_steps,
             "seed": self.config.seed,
         }
-        self.model = attach(model, config.model_copy(update=settings), space)
-        self._layers = learned_layers(model)
+        return config.model_copy(update=settings)
 
     def kept_whole(self) -> set[nn.Parameter]:
         """The factors, of frozen layers, too."""
@@ -56,7 +67,7 @@ class GORP(Method):
 
     def effective_weights(self) -> dict[str, Tensor]:
         """The weights with the factors that are not merged yet."""
-        return {name: layer.effective_weight() for name, layer in self._layers.items()}
+        return {name: layer.effective_weight().cpu() for name, layer in self._layers.items()}
 
     def optimizer(self) -> torch.optim.Optimizer:
         """GORPAdamW, with a learning rate for either half."""

@@ -9,11 +9,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from gorp._injection import ADAPTER
 from gorp._linalg import orthonormalize, project_out
 from gorp.layer_inputs import input_covariances
 from gorp.methods.base import MethodOptions
 from gorp.methods.inc_lora import IncLoRA
-from gorp.methods.plain_lora import ADAPTER
 from gorp.space import GradientSpace, LayerSpace, Side
 
 if TYPE_CHECKING:

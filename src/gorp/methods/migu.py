@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from gorp._injection import ADAPTER
 from gorp._ranks import mean_over_ranks
 from gorp.encoding import Batch
 from gorp.methods.base import MethodOptions
-from gorp.methods.plain_lora import ADAPTER
 from gorp.methods.seq_lora import SeqLoRA
 from gorp.space import GradientSpace
 

@@ -6,10 +6,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from gorp._injection import ADAPTER
 from gorp.encoding import Batch
 from gorp.methods.base import MethodOptions
 from gorp.methods.inc_lora import IncLoRA
-from gorp.methods.plain_lora import ADAPTER
 
 
 class NLoRA(IncLoRA):

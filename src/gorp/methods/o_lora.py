@@ -9,10 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from gorp._injection import ADAPTER
 from gorp.encoding import Batch
 from gorp.methods.base import MethodOptions
 from gorp.methods.inc_lora import IncLoRA
-from gorp.methods.plain_lora import ADAPTER
 from gorp.space import GradientSpace
 
 if TYPE_CHECKING:

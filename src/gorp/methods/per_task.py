@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from gorp.methods.plain_lora import ADAPTER, PlainLoRA
+from gorp._injection import ADAPTER
+from gorp.methods.plain_lora import PlainLoRA
 
 if TYPE_CHECKING:
     from gorp.run_config import RunConfig

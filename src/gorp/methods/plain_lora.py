@@ -6,21 +6,21 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
+from gorp._injection import ADAPTER, inject_lora
+from gorp._weights import add_product, read_weight
 from gorp.backbones import default_targets
 from gorp.errors import InputError
 from gorp.methods.base import Method
 from gorp.space import GradientSpace
 from gorp.targets import find_layers
 
-ADAPTER = "default"
-
 
 class PlainLoRA(Method):
     """W + (alpha / rank) B A on every target layer; a subclass says what happens between tasks."""
 
+    on_quantized = True
     _layers: dict[str, Any]  # peft's layers
 
     def attach(self, model: nn.Module, space: GradientSpace | None = None) -> None:
@@ -29,19 +29,8 @@ class PlainLoRA(Method):
         names = find_layers(model, lora.targets or default_targets(model)[0], "lora.targets")
         for name in names:
             _check_rank(name, cast(nn.Linear, model.get_submodule(name)), lora.rank)
-        settings = LoraConfig(
-            r=lora.rank,
-            lora_alpha=cast(int, lora.alpha),  # peft takes any number
-            lora_dropout=lora.dropout,
-            target_modules=names,
-            bias="none",
-        )
-        inject_adapter_in_model(settings, model, adapter_name=ADAPTER)
         self.model = model
-        self._layers = {name: model.get_submodule(name) for name in names}
-        for layer in self._layers.values():
-            for factor in (layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]):
-                factor.float()
+        self._layers = inject_lora(model, names, lora.rank, lora.alpha, lora.dropout)
 
     def layer_names(self) -> Sequence[str]:
         """The targets, in the order of the model."""
@@ -56,7 +45,7 @@ class PlainLoRA(Method):
     def effective_weights(self) -> dict[str, Tensor]:
         """W + (alpha / rank) B A."""
         return {
-            name: layer.get_base_layer().weight.detach().float() + _change(layer)
+            name: torch.addmm(read_weight(layer.get_base_layer()), *_change(layer)).cpu()
             for name, layer in self._layers.items()
         }
 
@@ -67,8 +56,7 @@ class PlainLoRA(Method):
     def merge(self) -> None:
         """W += (alpha / rank) B A, then start the factors anew: A at random, B = 0."""
         for layer in self._layers.values():
-            weight = layer.get_base_layer().weight
-            weight.data.copy_(weight.data.float() + _change(layer))
+            add_product(layer.get_base_layer(), *_change(layer))
             layer.reset_lora_parameters(ADAPTER, init_lora_weights=True)
 
 
@@ -79,8 +67,6 @@ def _check_rank(name: str, layer: nn.Linear, rank: int) -> None:
 
 
 @torch.no_grad()
-def _change(layer: Any) -> Tensor:
-    """(alpha / rank) B A, (out, in), fp32."""
-    A, B = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
-    change: Tensor = layer.scaling[ADAPTER] * (B.float() @ A.float())
-    return change
+def _change(layer: Any) -> tuple[Tensor, Tensor]:
+    """The factors of (alpha / rank) B A, (out, r) and (r, in), fp32."""
+    return layer.scaling[ADAPTER] * layer.lora_B[ADAPTER].weight, layer.lora_A[ADAPTER].weight.detach()

@@ -22,6 +22,7 @@ class PromptTuning(Method):
     In an encoder-decoder model they stand before the encoder's input.
     """
 
+    on_quantized = True
     embedding: PromptedEmbedding
 
     def attach(self, model: nn.Module, space: GradientSpace | None = None) -> None:

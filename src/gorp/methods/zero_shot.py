@@ -23,6 +23,7 @@ class ZeroShot(Method):
     keeps = "nothing"
     costs = "nothing but the evaluation"
     learns_jointly = True
+    on_quantized = True
 
     def attach(self, model: nn.Module, space: GradientSpace | None = None) -> None:
         """Freeze everything."""
