@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import gorp
 from gorp.tasks import Example
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -14,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import communication
 import evaluation
 import memory
+import quantized
 import refresh
 import scaling
 import speed
@@ -142,3 +144,14 @@ def test_bytes_that_ranks_send_are_counted():
     assert between.median * whole == pytest.approx(4 * (2 * factors + cores)), "A and B, their gradients' rows, and Z"
     assert lora.median * whole == pytest.approx(4 * 2 * factors), "twice as many layers"
     assert between.highest < refresh.lowest < 0.05
+
+
+def test_bytes_of_a_quantised_model_are_told_from_shapes():
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = gorp.GORPConfig(**quantized.SETTINGS, **quantized.FORMS["LoRA alone"])
+    plain, eight, four = (quantized.count(quantized.llama(**sizes), bits, config, 2, 0.1) for bits in (16, 8, 4))
+    numbers = 4 * 128**2 + 3 * 128 * 256  # of the block
+    assert plain["weights"] - eight["weights"] == numbers - 4 * (5 * 128 + 2 * 256)
+    assert plain["weights"] - four["weights"] == numbers * 3 // 2 - numbers // 64 - numbers // 4096
+    assert (plain["stacks"], plain["rounding"]) == (0, 2 * 2 * 128**2)
+    assert eight["stacks"] == four["stacks"] == 4 * 2 * (2 * 8) * (128 + 128)
