@@ -201,8 +201,10 @@ def test_a_run_stopped_or_not_comes_to_the_same_and_does_not_leak(
     assert all(meter.leak <= meter.leak_bound for meter in meters)
     learner = ContinualLearner.of_run(tmp_path / "stopped")
     assert list(learner.evaluate().values()) == whole.stages[-1].scores
-    stacks = [module for module in learner.model.modules() if isinstance(module, StackedLinear)]
-    assert {len(stack.right) for stack in stacks} == {4}
+    stacks = {name: module for name, module in learner.model.named_modules() if isinstance(module, StackedLinear)}
+    assert {len(stack.right) for stack in stacks.values()} == {4}
+    for name, meter in whole.stages[1].layers.items():
+        assert meter.stored_leak == meter.leak or f"{name}.base_layer" not in stacks, "stacks are stored as they act"
     saved = learner.folder.stage_files().weights
     assert any(name.endswith(".base_layer.left") for name in saved)
     assert not any(".quantized." in name for name in saved), "the base is not saved with every task"

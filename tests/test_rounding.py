@@ -50,3 +50,13 @@ def test_a_product_is_added_in_parts_as_a_whole() -> None:
     before = read_weight(layer).clone()
     add_product(layer, left, right)
     torch.testing.assert_close(read_weight(layer), before + left @ right)
+
+
+def test_without_a_remainder_a_merge_is_rounded() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(16, 8, bias=False).to(torch.bfloat16)
+    left, right = torch.randn(8, 2), torch.randn(2, 16)
+    exact = read_weight(layer) + left @ right
+    add_product(layer, left, right)
+    assert layer.weight.equal(exact.to(torch.bfloat16))
+    assert read_weight(layer).equal(layer.weight.float())
