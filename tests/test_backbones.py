@@ -1,3 +1,5 @@
+import json
+import shutil
 import sys
 
 import pytest
@@ -70,6 +72,39 @@ def test_a_model_whose_package_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, PACKAGED["minilm"], None)
     with pytest.raises(InputError, match=r"'minilm': .* not installed; pip install gorp-cl\[minilm\]"):
         load_backbone("minilm")
+
+
+class Dangerous:
+    """Leaves a file wherever it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return open, (str(self.mark), "w")
+
+
+@pytest.mark.parametrize("damage", ["pickled", "coded", "cut short", "of other shapes", "not a model's"])
+def test_a_model_folder_is_never_unpickled_nor_run(tiny_models, tmp_path, damage):
+    folder, mark = tmp_path / "model", tmp_path / "mark"
+    shutil.copytree(tiny_models["causal"], folder)
+    weights, config = folder / "model.safetensors", folder / "config.json"
+    settings = json.loads(config.read_text())
+    if damage == "pickled":
+        weights.unlink()
+        torch.save(Dangerous(mark), folder / "pytorch_model.bin")
+    elif damage == "coded":
+        config.write_text(json.dumps({**settings, "model_type": "ours", "auto_map": {"AutoConfig": "ours.Ours"}}))
+        (folder / "ours.py").write_text(f"open({str(mark)!r}, 'w')")
+    elif damage == "cut short":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif damage == "of other shapes":
+        config.write_text(json.dumps({**settings, "hidden_size": 64}))
+    else:
+        config.write_text(json.dumps({**settings, "hidden_size": "wide"}))
+    with pytest.raises(InputError, match=f"model '{folder}': cannot be loaded .* weights as safetensors"):
+        load_backbone(str(folder))
+    assert not mark.exists()
 
 
 def test_weights_load_in_bfloat16_when_asked(tiny_models):

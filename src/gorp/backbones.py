@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -73,7 +74,8 @@ def load_backbone(
     An encoder comes without its pooling layer, which the mean over its tokens makes no use of.
 
     Args:
-        name_or_path: a built-in model, ``minilm``, a folder, or a hub id. Code from the hub is never run.
+        name_or_path: a built-in model, ``minilm``, a folder, or a hub id. Code that comes with a model is never run,
+            and weights in another form than safetensors are not read.
         dtype: of the weights, float32 or bfloat16; of a quantised model, of all else and of what is computed.
         quantize: hold the linear layers of its blocks in so many bits, by bitsandbytes: 4 as NF4, doubly quantised.
         whole_layers: given the model, without its weights, tells which of these layers stay as they are.
@@ -85,18 +87,20 @@ def load_backbone(
         raise InputError(f"unknown dtype {dtype!r}{nearest(dtype, DTYPES)}; accepted: {', '.join(DTYPES)}")
     source = _source(name_or_path)
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         kind = kind_of_config(config)
         settings = {"quantization_config": _quantization(quantize, config, dtype, whole_layers)} if quantize else {}
-        loader = _LOADERS[kind]
-        model = cast(PreTrainedModel, loader.from_pretrained(source, config=config, dtype=DTYPES[dtype], **settings))
-        tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(source))
-    except (OSError, ValueError, KeyError) as error:
+        load = partial(_LOADERS[kind].from_pretrained, trust_remote_code=False, use_safetensors=True)
+        model = cast(PreTrainedModel, load(source, config=config, dtype=DTYPES[dtype], **settings))
+        tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(source, trust_remote_code=False))
+    except InputError:
+        raise
+    except Exception as error:  # whatever transformers, the hub or safetensors raise on what they cannot make out
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
             f"model {name_or_path!r}: cannot be loaded ({reason}); accepted: {', '.join(known_models())}, a folder "
-            "with config.json, weights and tokenizer of a sequence-to-sequence model, a causal one or an encoder, "
-            f"or a hub id{nearest(name_or_path, known_models())}"
+            "with config.json, weights as safetensors (no other form is read) and tokenizer of a sequence-to-sequence "
+            f"model, a causal one or an encoder, or a hub id{nearest(name_or_path, known_models())}"
         ) from None
     if kind == "encoder" and hasattr(model, "pooler"):
         model.pooler = None  # type: ignore[assignment]  # some checkpoints lack it: it would be another in every run
