@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from gorp.errors import GorpError, InputError
+from gorp.parsing import parse_json, parse_yaml
 
 
 def read_json(path: Path, kind: str = "file") -> Any:
@@ -22,7 +23,7 @@ def read_json(path: Path, kind: str = "file") -> Any:
         InputError: the file is missing, cannot be read, is not UTF-8 or not JSON; the message names file and line.
     """
     try:
-        return json.loads(_read(path, kind))
+        return parse_json(_read(path, kind))
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); the {kind} is damaged") from None
 
@@ -34,7 +35,7 @@ def read_yaml(path: Path, kind: str) -> dict[str, Any] | None:
         InputError: the file is missing, cannot be read, is not UTF-8, not YAML, or not keys and values.
     """
     try:
-        content = yaml.safe_load(_read(path, kind))
+        content = parse_yaml(_read(path, kind))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -96,7 +97,7 @@ def locked(path: Path, doing: str, wait: bool = False) -> Iterator[None]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
     except OSError as error:
         raise GorpError(f"cannot write to {path.parent}: {error.strerror or error}") from error
     try:

@@ -13,6 +13,7 @@ from gorp.config import GORPConfig
 from gorp.errors import InputError, nearest
 from gorp.files import read_yaml
 from gorp.methods import METHODS, check_method
+from gorp.parsing import parse_yaml
 
 Answers = Literal["generated", "options"]
 
@@ -161,7 +162,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
             raise InputError(f"--set {override}: {section!r} is a value, not a section")
         place[section] = place = dict(inner or {})
     try:
-        place[last] = yaml.safe_load(text)
+        place[last] = parse_yaml(text)
     except yaml.YAMLError:
         raise InputError(f"--set {override}: the value is not valid YAML") from None
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gorp.errors import InputError
+from gorp.parsing import parse_json
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def read_json(path: Path) -> Any:
     """
     text = _text(path)
     try:
-        return json.loads(text)
+        return parse_json(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}: not valid JSON ({error.msg}){_cut_short(error, text)}") from None
 
@@ -66,7 +67,7 @@ def _json_lines(path: Path) -> Iterator[Record]:
         if not text.strip():
             continue
         try:
-            values = json.loads(text)
+            values = parse_json(text)
         except json.JSONDecodeError as error:
             cut = "" if line.endswith(b"\n") else "; the file seems to be cut short here"
             raise InputError(f"{where}: not valid JSON ({error.msg}, column {error.colno}){cut}") from None
