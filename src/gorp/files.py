@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import yaml
@@ -54,6 +54,17 @@ def _read(path: Path, kind: str) -> str:
         raise InputError(f"{path}: byte {error.start} is not UTF-8") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def stay_inside(path: str) -> str:
+    """The path, relative to a folder that it does not leave. Links in the folder are its owner's, and may lead out.
+
+    Raises:
+        ValueError: it is absolute, or goes up.
+    """
+    if any(kind(path).anchor or ".." in kind(path).parts for kind in (PurePosixPath, PureWindowsPath)):
+        raise ValueError(f"{path!r} leaves the folder of the file that names it; accepted: a path within the folder")
+    return path
 
 
 def write_text_atomically(path: str | os.PathLike[str], text: str) -> Path:

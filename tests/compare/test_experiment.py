@@ -119,6 +119,13 @@ def test_a_cell_that_could_not_be_run_as_written_is_refused(file, old, new, mess
         read_every_cell(file)
 
 
+def test_a_cell_and_what_a_file_extends_stay_in_their_folder(file):
+    assert [Cell("gorp", stream, 0).key for stream in ("..", ".", "../..")] == ["gorp/-/0", "gorp/-/0", "gorp/..-../0"]
+    file.write_text("extends: ../other.yaml\n")
+    with pytest.raises(InputError, match=r"key 'extends': '../other.yaml' leaves the folder of the file"):
+        Experiment.read(file)
+
+
 def test_streams_that_would_share_a_folder_are_refused(file):
     file.write_text(TEXT.replace("streams: [builtin, long/4]", "streams: [long/4, long-4]"))
     with pytest.raises(InputError, match="'long/4' and 'long-4' would share a folder"):

@@ -134,6 +134,10 @@ def test_names_of_streams():
             "tasks: [{path: a, labels: [yes, no]}]",
             ": key 'tasks[0].labels[0]': Input should be a valid string, found True; put it in quotes (and 1 more)",
         ),
+        ("tasks: [{path: ../a.jsonl}]", ": key 'tasks[0].path': '../a.jsonl' leaves the folder of the file"),
+        ("tasks: [{path: a, test: /a.jsonl}]", ": key 'tasks[0].test': '/a.jsonl' leaves the folder"),
+        ("unseen: [{path: a/../../b}]\ntasks: [{path: a}]", ": key 'unseen[0].path': 'a/../../b' leaves the folder"),
+        ("benchmark: long/4\ndata: 'C:\\data'", r": key 'data': 'C:\\data' leaves the folder"),
         ("tasks: [{path: a, passage: '('}]", ": key 'tasks[0].passage': not a regular expression"),
         (
             "train_rows: 0\ntasks: [{path: news.jsonl}]",

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gorp.errors import InputError, first_problem, nearest
-from gorp.files import read_yaml
+from gorp.files import read_yaml, stay_inside
 from gorp.run_config import RunConfig
 from gorp.run_setup import settle_options
 
@@ -52,7 +52,7 @@ class Cell:
     @property
     def key(self) -> str:
         """``NAME/STREAM/SEED``, the cell's place in a folder and in a file of results."""
-        return f"{self.name}/{re.sub(r'[^A-Za-z0-9._-]+', '-', self.stream)}/{self.seed}"
+        return f"{self.name}/{re.sub(r'^[.]+$|[^A-Za-z0-9._-]+', '-', self.stream)}/{self.seed}"
 
 
 class Experiment(BaseModel):
@@ -234,7 +234,11 @@ def _read(file: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     if values is None:
         raise InputError(f"{file}: is empty; expected keys such as base, cells, seeds")
     if "extends" in values:
-        parent = _read(file.parent / str(values.pop("extends")), (*extended_by, file))
+        try:
+            extended = stay_inside(str(values.pop("extends")))
+        except ValueError as error:
+            raise InputError(f"{file}: key 'extends': {error}") from None
+        parent = _read(file.parent / extended, (*extended_by, file))
         values = merged({key: value for key, value in parent.items() if key != "name"}, values)
     if isinstance(values.get("cells"), dict):
         values["cells"] = {name: change for name, change in values["cells"].items() if change is not None}

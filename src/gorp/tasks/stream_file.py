@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from gorp.errors import InputError, nearest
-from gorp.files import read_yaml
+from gorp.files import read_yaml, stay_inside
 from gorp.tasks.prompts import WHOLE_TEXT
 from gorp.tasks.task import Metric
+
+#: A path relative to the stream file's folder, which it does not leave.
+Inside = Annotated[str, AfterValidator(stay_inside)]
 
 
 class _Strict(BaseModel):
@@ -22,10 +26,10 @@ class TaskEntry(_Strict):
     """One task of a stream file; exactly one of ``path``, ``hub`` and ``builtin`` says where its rows are."""
 
     name: str | None = Field(None, min_length=1)
-    path: str | None = Field(None, description="a file, or a folder with train.*, test.* and labels.json")
+    path: Inside | None = Field(None, description="a file, or a folder with train.*, test.* and labels.json")
     hub: str | None = Field(None, description="a data set of the datasets hub, NAME or NAME@CONFIG")
     builtin: str | None = Field(None, description="a task of the built-in stream")
-    test: str | None = Field(None, description="a file of test rows")
+    test: Inside | None = Field(None, description="a file of test rows")
     labels: list[str] | None = Field(None, description="in the prompt's order; [] for free answers")
     instruction: str | None = None
     columns: dict[str, str] | None = Field(None, description="the file's column for text, label, prompt, ...")
@@ -60,7 +64,7 @@ class StreamFile(_Strict):
     tasks: list[TaskEntry] = []
     benchmark: str | None = None
     unseen: list[TaskEntry] = []
-    data: str | None = Field(None, description="folder of the benchmark's data; $GORP_DATA if not given")
+    data: Inside | None = Field(None, description="folder of the benchmark's data; $GORP_DATA if not given")
     train_rows: int | None = Field(None, ge=1)
     test_rows: int | None = Field(None, ge=1)
     validation_rows: int | None = Field(None, ge=0)
