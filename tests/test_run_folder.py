@@ -11,7 +11,7 @@ from gorp.run_folder import RunFolder, StageFiles, task_folder
 from gorp.space import GradientSpace
 from gorp.tasks import Example, Task
 
-ROW = Example("p\u2028é\ud800 Answer:", "a", (0, 1), ("b",), (("user", "hello"),))
+ROW = Example("p\u2028é\0 Answer:", "a", (0, 1), ("b",), (("user", "hello"),))
 TASKS = [Task("one", [ROW], [], [ROW, replace(ROW, options=("a",))], ("a", "b")), Task("t/w o", [], [ROW], [ROW])]
 FILES = StageFiles({"w": torch.ones(2)}, {"m": torch.zeros(1)}, GradientSpace(), {"layer": torch.ones(3, 2)})
 
@@ -120,13 +120,50 @@ def test_strange_names_make_plain_folders():
     [
         ("{", r"state.json:1: not valid JSON"),
         (json.dumps({"format_version": 9}), r"state.json: key 'format_version' is 9; this gorp reads 1"),
-        (json.dumps({"format_version": 1, "tasks": []}), r"state.json: key 'base_model' is missing"),
+        (json.dumps({"format_version": 1, "tasks": []}), r"state.json: key 'base_model': Field required"),
     ],
 )
 def test_a_damaged_state_is_named(folder, content, message):
     (folder.path / "state.json").write_text(content)
     with pytest.raises(InputError, match=message):
         RunFolder(folder.path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("after", "../elsewhere"),
+        ("after", "task-01-one/../../elsewhere/after"),
+        ("after", "/etc/after"),
+        ("flight", ".."),
+        ("flight", "task-01-one/step-000001/../../.."),
+        ("stages", 3),
+        ("stages", -1),
+        ("tasks", [{"name": "one", "fingerprint": "x", "labels": "ab"}]),
+        ("tasks", [{"name": "one", "fingerprint": "x", "labels": [], "metric": "luck"}]),
+        ("unseen", {}),
+    ],
+)
+def test_a_state_that_leads_elsewhere_or_contradicts_itself_is_refused(folder, key, value):
+    add_tasks(folder)
+    path = folder.path / "state.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(InputError, match=rf"state.json: (key '{key}.*'|stages is 3, of 2 tasks).*the file is damaged"):
+        RunFolder(folder.path)
+
+
+@pytest.mark.parametrize("name", ["run.lock", ".gradient_space.safetensors.tmp", "task-03-x", "task-01-one/step-1"])
+def test_a_link_leads_nothing_out_of_the_folder(folder, name, tmp_path):
+    add_tasks(folder)
+    finish_stage(folder)
+    outside = tmp_path / "outside"
+    (outside / "step-1").mkdir(parents=True)
+    (folder.path / "run.lock").unlink()
+    (folder.path / "gradient_space.safetensors").unlink()
+    (folder.path / name).symlink_to(outside if "task" in name else outside / "file")
+    with pytest.raises(InputError, match=f"{name}: is a link"), RunFolder(folder.path).locked():
+        pass
+    assert [path.name for path in outside.iterdir()] == ["step-1"]
 
 
 def test_damaged_rows_are_named(folder):

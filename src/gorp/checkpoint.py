@@ -83,7 +83,11 @@ def load_state(folder: Path, name: str) -> Any:
     path = folder / f"{name}.json"
     content = read_json(path)
     check_version(path, content)
-    return _put_together(content["state"], load_tensors(folder / f"{name}.safetensors"))
+    tensors = load_tensors(folder / f"{name}.safetensors")
+    try:
+        return _put_together(content["state"], tensors)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: not a saved state ({type(error).__name__}: {error}); the file is damaged") from None
 
 
 def check_version(path: Path, content: object) -> None:

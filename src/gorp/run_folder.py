@@ -20,8 +20,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec
+from typing import Annotated, Any, Concatenate, ParamSpec
 
+from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -36,18 +37,19 @@ from gorp.checkpoint import (
     save_tensors,
     write_json,
 )
-from gorp.errors import GorpError, InputError
+from gorp.errors import GorpError, InputError, first_problem
 from gorp.files import locked, read_json, write_text_atomically
 from gorp.report.record import RunRecord
 from gorp.run_config import RunConfig
 from gorp.saved_rows import read_rows, write_rows
 from gorp.space import GradientSpace
 from gorp.tasks import Task
-from gorp.tasks.task import METRICS, Metric
+from gorp.tasks.task import Metric
 
 STATE, CONFIG, RECORD, SPACE = "state.json", "config.yaml", "record.json", "gradient_space.safetensors"
 _LOCK, _UNFINISHED = "run.lock", ".unfinished"
 P = ParamSpec("P")
+_TASK_FOLDER = "^task-[0-9]+-[A-Za-z0-9._-]*"
 
 
 @dataclass
@@ -64,15 +66,6 @@ class KnownTask:
         """What is kept of a task in ``state.json``."""
         return cls(task.name, task.fingerprint(), tuple(task.labels), task.metric)
 
-    @classmethod
-    def read(cls, values: Mapping[str, Any]) -> KnownTask:
-        """A task from ``state.json``; one that does not name its metric is scored by exact match."""
-        name, fingerprint, labels = values["name"], values["fingerprint"], tuple(values["labels"])
-        metric: Metric = values.get("metric", "exact_match")
-        if metric not in METRICS:
-            raise KeyError("metric")
-        return cls(name, fingerprint, labels, metric)
-
 
 @dataclass
 class RunState:
@@ -82,17 +75,27 @@ class RunState:
         base_model: fingerprint of the base model.
         tasks: every task known, learnt or still to come.
         stages: tasks learnt.
-        after: folder of the last finished stage, relative to the run folder; None before the first.
+        after: folder of the last finished stage, relative to the run folder and within it; None before the first.
         flight: folder of the training in flight, likewise.
         unseen: every task that is measured and never learnt.
+
+    Raises:
+        ValueError: more tasks are learnt than known.
     """
 
     base_model: str
     tasks: list[KnownTask] = field(default_factory=list)
-    stages: int = 0
-    after: str | None = None
-    flight: str | None = None
+    stages: Annotated[int, Field(ge=0)] = 0
+    after: Annotated[str, Field(pattern=rf"{_TASK_FOLDER}/after$")] | None = None
+    flight: Annotated[str, Field(pattern=rf"{_TASK_FOLDER}/step-[0-9]+$")] | None = None
     unseen: list[KnownTask] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.stages > len(self.tasks):
+            raise ValueError(f"stages is {self.stages}, of {len(self.tasks)} tasks")
+
+
+_STATE = TypeAdapter(RunState)
 
 
 @dataclass(frozen=True)
@@ -148,12 +151,16 @@ class RunFolder:
 
         Raises:
             GorpError: another process works on this run, or has since this one opened it.
+            InputError: a link in the folder could lead what is written or removed out of it.
         """
         with ExitStack() as held:
             on_first_rank(lambda: self._enter(held))
             yield
 
     def _enter(self, held: ExitStack) -> None:
+        inside = (entry for pattern in ("*", "*/*", "*/*/*") for entry in self.path.glob(pattern))
+        if link := next((entry for entry in inside if entry.is_symlink()), None):
+            raise InputError(f"{link}: is a link; a run folder accepts files and folders of its own alone")
         held.enter_context(locked(self.path / _LOCK, "works on this run"))
         if self._read_state() != self.state:
             raise GorpError(f"{self.path}: another process has gone on with this run since it was opened here")
@@ -302,14 +309,9 @@ class RunFolder:
         content = read_json(path)
         check_version(path, content)
         try:
-            tasks, unseen = (
-                [KnownTask.read(task) for task in listed] for listed in (content["tasks"], content.get("unseen", []))
-            )
-            return RunState(
-                content["base_model"], tasks, content["stages"], content["after"], content["flight"], unseen
-            )
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{path}: key {error} is missing or wrong; the file is damaged") from None
+            return _STATE.validate_python(content)
+        except ValidationError as error:
+            raise InputError(f"{path}: {first_problem(error)}; the file is damaged") from None
 
     def _write_state(self, state: RunState) -> None:
         write_json(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gorp.errors import InputError
+from pydantic import ValidationError
+
+from gorp.errors import InputError, first_problem
 from gorp.files import write_text_atomically
 from gorp.tasks import Example, Task
 
@@ -31,9 +33,12 @@ def read_rows(path: Path) -> list[Example]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); the run folder is damaged") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: byte {error.start} is not UTF-8; the run folder is damaged") from None
     for number, line in enumerate(lines, start=1):
         try:
             rows.append(Example.from_json(line))
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}:{number}: not a row of a run ({error}); the run folder is damaged") from None
+        except ValidationError as error:
+            what = first_problem(error)
+            raise InputError(f"{path}:{number}: not a row of a run ({what}); the run folder is damaged") from None
     return rows

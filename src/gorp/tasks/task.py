@@ -7,6 +7,8 @@ import json
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from pydantic import TypeAdapter
+
 Metric = Literal["exact_match", "rouge_l"]
 
 #: How the answers of a task may be scored, and what people call it.
@@ -40,13 +42,12 @@ class Example:
         """The example that `to_json` wrote.
 
         Raises:
-            ValueError, KeyError or TypeError: the line is not such an example.
+            ValueError: the line is not such an example.
         """
-        row = json.loads(line)
-        start, end = row["truncatable"]
-        messages = tuple((role, content) for role, content in row["messages"])
-        references, options = tuple(row["references"]), tuple(row.get("options", ()))
-        return cls(row["prompt"], row["answer"], (start, end), references, messages, options)
+        return _EXAMPLE.validate_json(line)
+
+
+_EXAMPLE = TypeAdapter(Example)
 
 
 @dataclass(frozen=True)
