@@ -2,10 +2,12 @@ import json
 from dataclasses import replace
 
 import pytest
+import safetensors.torch
 import torch
 
 from gorp import ContinualLearner, evaluation
 from gorp.backbones import load_backbone
+from gorp.checkpoint import save_tensors
 from gorp.errors import GorpError, InputError
 from gorp.learner import run_stream
 from gorp.run_config import RunConfig
@@ -208,6 +210,15 @@ def test_foreign_runs_are_refused_and_not_touched(tiny_models, tiny_stream, tmp_
     weights = tmp_path / state["after"] / "weights.safetensors"
     weights.write_bytes(b"broken")
     refused("weights.safetensors: not a readable safetensors file")
+    tensors = safetensors.torch.load(before[weights])
+    first = next(iter(tensors))
+    for other, said in (
+        ({**tensors, "no.such": torch.zeros(1)}, "ValueError: tensor 'no.such' is missing, or is none of the model's"),
+        ({name: tensors[name] for name in tensors if name != first}, f"ValueError: tensor '{first}' is missing"),
+        ({**tensors, first: torch.zeros(1)}, "RuntimeError: .*size mismatch"),
+    ):
+        save_tensors(weights, other)
+        refused(f"saved of the last finished task does not fit the run .{said}")
     weights.write_bytes(before[weights])
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert run_stream(config, tmp_path, tasks).finished  # and can still go on

@@ -100,6 +100,30 @@ def test_files_that_are_no_space_are_refused(tmp_path) -> None:
         GradientSpace.load(path)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"max_share": "nan"}, "metadata, key 'max_share'"),
+        ({"tasks": "{}"}, "metadata, key 'tasks'"),
+        ({"growth": '{"block.0.q": ["a"]}'}, r"metadata, key 'growth.block.0.q.0'"),
+        ({"frozen": "["}, "metadata, key 'frozen': Invalid JSON"),
+        ({"block.0.q.basis": torch.full((12, 3), float("nan"))}, "block.0.q.basis holds what is no finite number"),
+        ({"block.0.q.energy": torch.ones(3, dtype=torch.int64)}, "block.0.q.energy holds what is no finite number"),
+        ({"block.0.q.basis": torch.full((12, 3), 1e30)}, "block.0.q.basis has a column that is not of length 1"),
+        ({"block.0.q.basis": torch.zeros(2, 3)}, r"block.0.q.basis \(2, 3\) needs one energy a column"),
+    ],
+)
+def test_a_damaged_space_is_refused(tmp_path, change, said) -> None:
+    path = tmp_path / "space.safetensors"
+    space_of().save(path)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    tensors = {**load_file(path), **{name: value for name, value in change.items() if isinstance(value, torch.Tensor)}}
+    save_file(tensors, path, {**metadata, **{name: value for name, value in change.items() if isinstance(value, str)}})
+    with pytest.raises(InputError, match=rf"space\.safetensors: {said}"):
+        GradientSpace.load(path)
+
+
 def test_max_share_has_bounds() -> None:
     with pytest.raises(ValueError, match="max_share"):
         GradientSpace(max_share=0)

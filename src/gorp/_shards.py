@@ -47,12 +47,13 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor()  # type: ignore[attr-defined]
 
 
-def load_whole(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put whole tensors into a model by name, of spread ones this rank's rows."""
+def load_whole(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Put whole tensors into a model by name, of spread ones this rank's rows; returns the names it does not have."""
     spread = {name: tensor for name, tensor in model.state_dict().items() if name in tensors and is_spread(tensor)}
     for name, tensor in spread.items():
         own_part(tensor).copy_(tensors[name][own_rows(tensor)])
-    model.load_state_dict({name: value for name, value in tensors.items() if name not in spread}, strict=False)
+    rest = {name: value for name, value in tensors.items() if name not in spread}
+    return list(model.load_state_dict(rest, strict=False).unexpected_keys)
 
 
 def spread_like(own: Tensor, weight: Tensor) -> Tensor:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -122,10 +124,13 @@ class ContinualLearner:
             check_likelihoods(model, self.encoder)
         files = self.folder.stage_files()
         seed_everything(self.config.seed, 0)
-        self.method.attach(model, files.space if files else None)
-        if files:
-            self.method.load_weights(files.weights)
-            self.method.load_state(files.method)
+        if files is None:
+            self.method.attach(model, None)
+        else:
+            with _fitting(self.folder.path, "last finished task"):
+                self.method.attach(model, files.space)
+                self.method.load_weights(files.weights)
+                self.method.load_state(files.method)
         if training.parallel == "shard" and ranks() > 1:
             self._shard()
         if self.folder.state is None:
@@ -332,9 +337,10 @@ class ContinualLearner:
         saved = self.folder.flight()
         if saved is None:
             return Flight(), None
-        self.method.load_weights(saved["weights"])
-        optimizer.load_state_dict(saved["optimizer"])
-        return Flight(**saved["flight"]), saved["random"]
+        with _fitting(self.folder.path, "task in flight"):
+            self.method.load_weights(saved["weights"])
+            optimizer.load_state_dict(saved["optimizer"])
+            return TypeAdapter(Flight).validate_python(saved["flight"]), saved["random"]
 
     def _order_seed(self, index: int) -> int:
         return self.config.seed * 1000 + index
@@ -360,6 +366,18 @@ class ContinualLearner:
 
     def _score(self, task: Task) -> float | None:
         return self.score(rows_of(task, self.config.evaluation.split), task.name, task.metric)
+
+
+@contextmanager
+def _fitting(run: Path, what: str) -> Iterator[None]:
+    """Refuse saved tensors and values that the method cannot make use of, whatever it raises."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{run}: what is saved of the {what} does not fit the run ({type(error).__name__}: {reason}); it is damaged"
+        ) from None
 
 
 class _Stopwatch:

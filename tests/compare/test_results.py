@@ -33,6 +33,25 @@ def test_processes_that_keep_at_once_lose_nothing(results, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tasks": ["old_task"]}, r"key 'gorp/two-1/0': matrix and zero_shot must have .* 1 tasks"),
+        ({"tasks": [], "matrix": [], "zero_shot": []}, r"must have .* 0 tasks"),
+        ({"zero_shot": [1.0]}, r"must have .* 2 tasks"),
+        ({"tasks": ["new", "old_task"]}, r" and gorp/two-1/0 are both of stream 'two/1', with other tasks"),
+    ],
+)
+def test_results_that_could_not_be_tabulated_are_refused(results, tmp_path, change, message):
+    file = tmp_path / "all.json"
+    keep(file, results)
+    content = json.loads(file.read_text())
+    content["gorp/two-1/0"].update(change)
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=rf"all\.json: .*{message}"):
+        read_results(file)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [("{", r"all\.json:1: not valid JSON"), ('{"gorp/a/0": {"cell": "gorp"}}', r"all\.json: key 'gorp/a/0\.method'")],
 )

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from gorp.errors import InputError, first_problem
 from gorp.files import locked, read_json, write_text_atomically
@@ -79,6 +79,13 @@ class CellResult(BaseModel):
     config: dict[str, Any]
     environment: dict[str, Any]
     tuning: Tuning | None = None
+
+    @model_validator(mode="after")
+    def _is_of_a_finished_run(self) -> CellResult:
+        count = len(self.tasks)
+        if not count or {len(self.matrix), len(self.zero_shot), *map(len, self.matrix)} != {count}:
+            raise ValueError(f"matrix and zero_shot must have a row, a column and a score for each of {count} tasks")
+        return self
 
     @classmethod
     def of(cls, record: RunRecord, cell: str, peak_memory_bytes: int | None = None) -> CellResult:
@@ -189,7 +196,13 @@ def read_results(file: str | Path) -> Results:
     path = Path(file)
     if not path.exists():
         return {}
-    return _checked(_ADAPTER, read_json(path, "results"), path)
+    results = _checked(_ADAPTER, read_json(path, "results"), path)
+    first: dict[str, str] = {}
+    for key, result in results.items():
+        other = first.setdefault(result.stream, key)
+        if results[other].tasks != result.tasks:
+            raise InputError(f"{path}: {other} and {key} are both of stream {result.stream!r}, with other tasks")
+    return results
 
 
 def _checked(kind: TypeAdapter[Content], content: object, path: Path) -> Content:

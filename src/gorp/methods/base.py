@@ -168,8 +168,14 @@ class Method(ABC):
         return {name: whole(value) for name, value in state if name.startswith(learnt) and not name.startswith(codes)}
 
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what `weights` returned."""
-        load_whole(self.model, tensors)
+        """Put back what `weights` returned.
+
+        Raises:
+            ValueError: a tensor is missing, or is none of the model's.
+        """
+        unknown = load_whole(self.model, tensors)
+        if odd := sorted({*unknown} | self.weights().keys() - tensors.keys()):
+            raise ValueError(f"tensor {odd[0]!r} is missing, or is none of the model's")
 
     def state(self) -> dict[str, Tensor]:
         """What else must be kept between tasks, as tensors."""
