@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo test fuzz lint clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -29,6 +29,9 @@ demo: $(VENV)/.runtime  ## learn the built-in stream with three methods and writ
 
 test: $(VENV)/.dev  ## the fast tests; `make test PYTEST_ARGS='-m slow'` for the slow ones
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(PYTEST_ARGS)
+
+fuzz: $(VENV)/.dev  ## ten thousand configs, rows, spaces and run folders that may be anything; about half an hour
+	GORP_FUZZ=$${GORP_FUZZ:-10000} OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz
 
 lint: $(VENV)/.dev  ## style and strict types
 	$(BIN)/ruff check .
