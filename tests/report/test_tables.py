@@ -83,7 +83,7 @@ def test_names_cannot_break_the_tables() -> None:
     from gorp.report.tables import Grid
 
     grid = Grid("[red]t[/red]", ("a|b", "x"), (("<i>[bold]", "1"),))
-    assert to_markdown(grid).splitlines()[2:] == ["| a\\|b | x |", "| --- | ---: |", "| &lt;i>[bold] | 1 |"]
+    assert to_markdown(grid).splitlines()[2:] == ["| a\\|b | x |", "| --- | ---: |", r"| &lt;i>\[bold\] | 1 |"]
     console = Console(file=io.StringIO(), width=60)
     console.print(to_rich(grid))
     assert isinstance(console.file, io.StringIO)

@@ -189,9 +189,13 @@ _LATEX = {
 }
 
 
+#: So that data makes no columns, no elements, no links and no pictures.
+_MARKDOWN = {**{character: f"\\{character}" for character in "\\|[]"}, "<": "&lt;"}
+
+
 def _latex(cell: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in cell.replace("\n", " "))
+    return "".join(_LATEX.get(character, character) for character in " ".join(cell.splitlines()))
 
 
 def _escaped(cell: str) -> str:
-    return cell.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+    return "".join(_MARKDOWN.get(character, character) for character in " ".join(cell.splitlines()))
