@@ -189,6 +189,12 @@ def test_bf16_weights_report_the_stored_leak(tiny_models, tiny_stream, tmp_path)
     assert any(meter.stored_leak > meter.leak for meter in meters)
 
 
+def test_any_seed_will_do(tiny_models, tiny_stream, tmp_path):
+    config = settings(tiny_models, tiny_stream, method="seq-lora", seed=10**12)
+    tasks = TaskStream.from_yaml(tiny_stream, train_rows=8, test_rows=3, validation_rows=1)
+    assert run_stream(config, tmp_path, tasks[:1]).finished
+
+
 def test_foreign_runs_are_refused_and_not_touched(tiny_models, tiny_stream, tmp_path):
     config = settings(tiny_models, tiny_stream, method="seq-lora")
     tasks = TaskStream.from_yaml(tiny_stream, train_rows=12, validation_rows=4)

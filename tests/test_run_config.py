@@ -112,3 +112,10 @@ def test_settings_of_gorp_that_exclude_each_other(settings, message):
 def test_random_projections_have_a_memory_of_their_own():
     assert RunConfig.from_mapping({"gorp": {"projection": "random"}}).gorp.memory == "weighted_features"
     assert RunConfig.from_mapping({"gorp": {}}).gorp.memory == "sketch"
+
+
+@pytest.mark.parametrize("key", ["training.lr", "training.max_grad_norm", "lora.alpha", "gorp.damping"])
+@pytest.mark.parametrize("number", [".inf", ".nan"])
+def test_settings_are_finite(key, number):
+    with pytest.raises(InputError, match=f"key '{key}': "):
+        RunConfig.from_mapping({}, [f"{key}={number}"])

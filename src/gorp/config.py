@@ -41,7 +41,7 @@ class GORPConfig(BaseModel):
     default of the variant, the memory beside random projections that of the latter.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     variant: Variant = Field("exact", description="exact: DESIGN's method; paper: the published formulas, literally")
     lora_targets: tuple[str, ...] | None = Field(None, description="layers that learn by LoRA factors")

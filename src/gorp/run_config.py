@@ -19,7 +19,7 @@ Answers = Literal["generated", "options"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True)
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class TrainingConfig(_Section):

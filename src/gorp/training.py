@@ -193,7 +193,7 @@ class _TaskTrainer(Trainer):
             per_device_train_batch_size=plan.config.batch_size,
             gradient_accumulation_steps=plan.config.accumulation_steps,
             max_grad_norm=plan.config.max_grad_norm,
-            seed=plan.seed,
+            seed=plan.seed % 2**32,  # more, numpy's global generator does not take
             save_strategy="no",
             logging_strategy="steps" if plan.report_to else "no",
             logging_steps=10,
