@@ -1,4 +1,5 @@
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,3 +112,10 @@ def test_fingerprints_tell_models_apart():
         model.weight[0, 0] += 1
     assert first != checkpoint.model_fingerprint(model)
     assert first != checkpoint.model_fingerprint(model.bfloat16())
+
+
+@pytest.mark.parametrize("error", [InputError("a sketch of an earlier version"), KeyError("a"), RuntimeError("a\n b")])
+def test_what_does_not_fit_names_the_run(error):
+    said = r"^runs/desk: (a sketch|what is saved of the task in flight does not fit)"
+    with pytest.raises(InputError, match=said), checkpoint.fitting(Path("runs/desk"), "task in flight"):
+        raise error

@@ -7,7 +7,8 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,20 @@ def load_state(folder: Path, name: str) -> Any:
         return _put_together(content["state"], tensors)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not a saved state ({type(error).__name__}: {error}); the file is damaged") from None
+
+
+@contextmanager
+def fitting(run: Path, what: str) -> Iterator[None]:
+    """Refuse saved tensors and values that the method cannot make use of, whatever it raises, naming the run."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{run}: {error}") from None
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{run}: what is saved of the {what} does not fit the run ({type(error).__name__}: {reason}); it is damaged"
+        ) from None
 
 
 def check_version(path: Path, content: object) -> None:

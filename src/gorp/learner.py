@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from gorp._fsdp import shard
 from gorp._quantized import quantized_layers
 from gorp._ranks import ranks
-from gorp.checkpoint import model_fingerprint, random_state, seed_everything
+from gorp.checkpoint import fitting, model_fingerprint, random_state, seed_everything
 from gorp.errors import FullSpaceWarning, InputError, nearest
 from gorp.evaluation import Evaluator
 from gorp.interference import kept_directions, measure, stored_weights
@@ -127,7 +126,7 @@ class ContinualLearner:
         if files is None:
             self.method.attach(model, None)
         else:
-            with _fitting(self.folder.path, "last finished task"):
+            with fitting(self.folder.path, "last finished task"):
                 self.method.attach(model, files.space)
                 self.method.load_weights(files.weights)
                 self.method.load_state(files.method)
@@ -337,7 +336,7 @@ class ContinualLearner:
         saved = self.folder.flight()
         if saved is None:
             return Flight(), None
-        with _fitting(self.folder.path, "task in flight"):
+        with fitting(self.folder.path, "task in flight"):
             self.method.load_weights(saved["weights"])
             optimizer.load_state_dict(saved["optimizer"])
             return TypeAdapter(Flight).validate_python(saved["flight"]), saved["random"]
@@ -366,18 +365,6 @@ class ContinualLearner:
 
     def _score(self, task: Task) -> float | None:
         return self.score(rows_of(task, self.config.evaluation.split), task.name, task.metric)
-
-
-@contextmanager
-def _fitting(run: Path, what: str) -> Iterator[None]:
-    """Refuse saved tensors and values that the method cannot make use of, whatever it raises."""
-    try:
-        yield
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"{run}: what is saved of the {what} does not fit the run ({type(error).__name__}: {reason}); it is damaged"
-        ) from None
 
 
 class _Stopwatch:
