@@ -22,6 +22,10 @@ class InputError(GorpError):
     exit_code: ClassVar[int] = 2
 
 
+class BusyError(GorpError):
+    """Another process holds what this one needs; it may be had later."""
+
+
 class FullSpaceWarning(UserWarning):
     """Layers have no room left: they keep what they know and learn no more."""
 

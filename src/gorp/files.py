@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -12,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from gorp.errors import GorpError, InputError
+from gorp.errors import BusyError, GorpError, InputError
 from gorp.parsing import parse_json, parse_yaml
 
 
@@ -96,7 +97,9 @@ def write_text_atomically(path: str | os.PathLike[str], text: str) -> Path:
 
 @contextlib.contextmanager
 def locked(path: Path, doing: str, wait: bool = False) -> Iterator[None]:
-    """Hold a lock file, in which the holder's number stands; it dies with the process. No lock where there are none.
+    """Hold a lock file, in which the holder's number and machine stand; no lock where there are none.
+
+    It dies with the process.
 
     Args:
         path: the lock file; its folder is made.
@@ -104,19 +107,21 @@ def locked(path: Path, doing: str, wait: bool = False) -> Iterator[None]:
         wait: for another holder to let go.
 
     Raises:
-        GorpError: another process holds it, or the file cannot be written.
+        BusyError: another process holds it.
+        GorpError: the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
     except OSError as error:
         raise GorpError(f"cannot write to {path.parent}: {error.strerror or error}") from error
+    here = f" on {socket.gethostname()}"
     try:
         if not _try_lock(descriptor, wait):
-            holder = os.read(descriptor, 100).decode(errors="replace").strip() or "unknown"
-            raise GorpError(f"{path.parent}: process {holder} {doing}; wait for it, or end it")
+            holder = os.read(descriptor, 300).decode(errors="replace").strip().removesuffix(here) or "unknown"
+            raise BusyError(f"{path.parent}: process {holder} {doing}; wait for it, or end it")
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
+        os.write(descriptor, f"{os.getpid()}{here}\n".encode())
         yield
     finally:
         os.close(descriptor)

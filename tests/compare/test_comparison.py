@@ -15,6 +15,7 @@ from gorp.compare import COMPARES, LOCK
 from gorp.compare.comparison import Comparison
 from gorp.compare.experiment import Experiment
 from gorp.compare.fleet import raise_for_failures
+from gorp.compare.launchers import LocalLauncher
 from gorp.compare.results import read_results
 from gorp.errors import GorpError, InputError
 from gorp.files import locked
@@ -55,7 +56,7 @@ def sources_of_this_checkout(monkeypatch):
 def test_a_failure_stays_with_its_cell_and_settings_are_chosen_on_validation_rows(file, tmp_path):
     comparison = Comparison(Experiment.read(file), tmp_path / "out", only=["seq", "wrong"])
     changes = []
-    comparison.run(workers=2, on_change=lambda job: changes.append(job and (job.key, job.state)))
+    comparison.run(LocalLauncher(2), on_change=lambda job: changes.append(job and (job.key, job.state)))
     with pytest.raises(GorpError, match=r"1 of 4 cells failed \(wrong/.*/0: .*'nothing' matches no linear layer"):
         raise_for_failures(comparison.jobs)
     ((key, result),) = read_results(tmp_path / "out" / "results.json").items()
@@ -84,7 +85,7 @@ def test_a_failure_stays_with_its_cell_and_settings_are_chosen_on_validation_row
 def test_what_is_kept_elsewhere_is_not_run_again(file, tmp_path):
     experiment = Experiment.read(file)
     first = Comparison(experiment, tmp_path / "first", only=["seq", "fixed"])
-    first.run(workers=2)
+    first.run(LocalLauncher(2))
     kept = read_results(tmp_path / "first" / "results.json")
     assert len(kept) == 2
     for result in kept.values():  # as of a version that did not have the setting yet
@@ -92,7 +93,9 @@ def test_what_is_kept_elsewhere_is_not_run_again(file, tmp_path):
     again = Comparison(experiment, tmp_path / "again", only=["seq", "fixed"], kept=kept)
     found = {}
     again.run(
-        on_change=lambda job: pytest.fail(f"{job} was run") if job and job.attempts else None, on_result=found.update
+        LocalLauncher(),
+        on_change=lambda job: pytest.fail(f"{job} was run") if job and job.attempts else None,
+        on_result=found.update,
     )
     assert found == {}, "what was only read is not written back"
     assert read_results(tmp_path / "again" / "results.json") == kept
@@ -104,7 +107,7 @@ def test_what_is_kept_elsewhere_is_not_run_again(file, tmp_path):
     wider = Experiment.model_validate({**experiment.model_dump(), "cells": {**experiment.cells, **grid}})
     extended = Comparison(wider, tmp_path / "wider", only=["seq"], kept=kept)
     assert [job.key for job in extended.jobs] == ['tuning seq {"training.lr": 0.0001}'], "only what is new is tried"
-    extended.run(on_result=found.update)
+    extended.run(LocalLauncher(), on_result=found.update)
     ((_, result),) = found.items()
     assert [choice["training.lr"] for choice, _ in result.tuning.tried] == [1e-4, 1e-3, 1e-2]
     for change in ({"training.lr": 1e-3, "gorp.energy": 0.5}, {"training.lr": 1e-3, "lora.rank": 1}):

@@ -61,6 +61,7 @@ def command(
     from gorp.compare.display import open_display
     from gorp.compare.experiment import Experiment, unlike
     from gorp.compare.fleet import raise_for_failures
+    from gorp.compare.launchers import LocalLauncher
     from gorp.compare.results import keep, read_results
     from gorp.files import locked
 
@@ -75,7 +76,9 @@ def command(
             for sentence in unlike(comparison.configs):
                 typer.echo(f"note: {sentence}", err=True)
         with open_display(comparison.jobs, quiet) as on_change:
-            comparison.run(workers, retries, on_change, lambda found: keep(keep_in, found) if keep_in else None)
+            comparison.run(
+                LocalLauncher(workers), retries, on_change, lambda found: keep(keep_in, found) if keep_in else None
+            )
         keys = {cell.key for cell in declared.plan()}
         results = {key: result for key, result in read_results(folder / RESULTS_FILE).items() if key in keys}
         if results:

@@ -73,6 +73,7 @@ def command(
     from gorp.compare import COMPARES, LOCK
     from gorp.compare.display import open_display
     from gorp.compare.fleet import Job, raise_for_failures, run_jobs
+    from gorp.compare.launchers import LocalLauncher
     from gorp.files import locked
     from gorp.methods import check_method
     from gorp.report.html import write_report
@@ -83,7 +84,7 @@ def command(
     with locked(out / LOCK, COMPARES), open_display(jobs, quiet) as on_change:
         for job in jobs:
             job.look()
-        run_jobs(jobs, workers=len(jobs), on_change=on_change)
+        run_jobs(jobs, LocalLauncher(len(jobs)), on_change=on_change)
         raise_for_failures(jobs)
     records = [RunRecord.load(job.folder) for job in jobs]
     page = write_report(records, out)

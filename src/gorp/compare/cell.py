@@ -11,11 +11,12 @@ import sys
 import threading
 from pathlib import Path
 
-from gorp.errors import GorpError
+from gorp.errors import BusyError, GorpError
 from gorp.files import write_text_atomically
 
 CELL, RESULT = "cell.yaml", "result.json"
-ORPHANED = 75  # EX_TEMPFAIL of sysexits.h
+#: The exit code of a cell that could not go on, through no fault of its own: EX_TEMPFAIL of sysexits.h.
+GIVEN_BACK = 75
 
 
 def main(folder: Path) -> int:
@@ -35,7 +36,7 @@ def main(folder: Path) -> int:
         write_text_atomically(folder / RESULT, result.model_dump_json(indent=1) + "\n")
     except GorpError as error:
         print(f"gorp: {error}", flush=True)
-        return error.exit_code
+        return GIVEN_BACK if isinstance(error, BusyError) else error.exit_code
     return 0
 
 
@@ -56,7 +57,7 @@ def peak_memory() -> int | None:
 def _die_with_the_parent() -> None:
     def watch() -> None:
         os.read(sys.stdin.fileno(), 1)  # not sys.stdin.read: it would hold a lock that a process needs to end
-        os._exit(ORPHANED)
+        os._exit(GIVEN_BACK)
 
     threading.Thread(target=watch, daemon=True).start()
 

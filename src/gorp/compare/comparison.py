@@ -10,6 +10,7 @@ from typing import Any
 
 from gorp.compare.experiment import Cell, Experiment
 from gorp.compare.fleet import Job, run_jobs
+from gorp.compare.launchers import Launcher
 from gorp.compare.results import Results, Tuning, keep, overrides, settings_told
 from gorp.errors import InputError
 from gorp.run_config import RunConfig
@@ -65,7 +66,7 @@ class Comparison:
 
     def run(
         self,
-        workers: int = 1,
+        launcher: Launcher,
         retries: int = 1,
         on_change: Callable[[Job | None], None] = lambda job: None,
         on_result: Callable[[Results], None] = lambda results: None,
@@ -73,12 +74,15 @@ class Comparison:
         """Run what is not finished yet; ``results.json`` holds every finished cell. Which failed, `jobs` tells.
 
         Args:
-            workers: processes at a time.
+            launcher: where.
             retries: further attempts of a cell that failed.
             on_change: as of `run_jobs`.
             on_result: called with every cell as it is finished, or is found finished in the folder.
+
+        Raises:
+            GorpError: no cell can run where the launcher puts it.
         """
-        run_jobs(self.jobs, workers, retries, on_change)
+        run_jobs(self.jobs, launcher, retries, on_change)
         tunings = {name: self._tuning(name) for name in dict.fromkeys(cell.name for cell in self.cells)}
 
         def changed(job: Job | None) -> None:
@@ -97,7 +101,7 @@ class Comparison:
         self.jobs += finals
         for job in finals:
             changed(job)
-        run_jobs(finals, workers, retries, changed)
+        run_jobs(finals, launcher, retries, changed)
 
     def _job(self, cell: Cell, chosen: Sequence[str]) -> Job:
         """A cell that was run with other settings, its grid having changed since, fails; the others go on."""

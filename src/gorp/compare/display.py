@@ -86,12 +86,12 @@ class LiveTable:
 
 
 def _print_line(job: Job | None, jobs: Sequence[Job]) -> None:
-    if job is None or job.state == "waiting":
+    if job is None or (job.state == "waiting" and not job.note):
         return
     finished = sum(other.state in ("done", "failed") for other in jobs)
     told = job.state
     if job.result is not None:
         told = f"AP {score(job.result.summary['AP'])}, BWT {change(job.result.summary['BWT'])}"
     elif job.note:
-        told = f"failed: {job.note}"
+        told = f"{job.state}: {job.note}"
     print(f"{finished}/{len(jobs)} {job.key}: {told}", file=sys.stderr, flush=True)

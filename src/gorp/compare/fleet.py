@@ -1,17 +1,14 @@
-"""Running cells as processes, some at a time: failures stay with their cell and are tried again."""
+"""Running cells to their end, some at a time: failures stay with their cell and are tried again."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gorp.compare.cell import CELL, RESULT
+from gorp.compare.cell import CELL, GIVEN_BACK, RESULT
+from gorp.compare.launchers import LOG, POLL_SECONDS, CellProcess, Launcher
 from gorp.compare.results import FREE, CellResult, read_result
 from gorp.errors import GorpError, InputError
 from gorp.files import write_text_atomically
@@ -19,8 +16,7 @@ from gorp.report.record import RunRecord
 from gorp.run_config import RunConfig
 from gorp.run_setup import first_difference
 
-LOG = "cell.log"
-_POLL_SECONDS = 0.3
+_MOST_LOSSES, _FIRST_PAUSE = 5, 5.0
 
 
 @dataclass
@@ -29,8 +25,10 @@ class Job:
 
     Attributes:
         state: ``waiting``, ``running``, ``done`` or ``failed``.
-        note: why it failed.
+        note: why it failed, the last time.
         attempts: how often it was started.
+        losses: how often it was given back, its node being lost or its folder in use.
+        not_before: when it may be started, by the monotonic clock.
         log_start: where its log of this attempt begins, in bytes.
         result: once it is done.
     """
@@ -41,6 +39,8 @@ class Job:
     state: str = "waiting"
     note: str = ""
     attempts: int = 0
+    losses: int = 0
+    not_before: float = 0.0
     log_start: int = 0
     result: CellResult | None = field(default=None, repr=False)
 
@@ -67,38 +67,48 @@ class Job:
 
 
 def run_jobs(
-    jobs: Sequence[Job], workers: int, retries: int = 1, on_change: Callable[[Job | None], None] = lambda job: None
+    jobs: Sequence[Job],
+    launcher: Launcher,
+    retries: int = 1,
+    on_change: Callable[[Job | None], None] = lambda job: None,
 ) -> None:
-    """Run jobs to their end, ``workers`` at a time; a failed one is tried again after the others, ``retries`` times.
+    """Run jobs to their end, as many at a time as there is room for; a failed one is tried again after the others.
 
     Args:
         jobs: those that are ``waiting`` are run, in order.
-        workers: processes at a time; they share the cores.
-        retries: further attempts of a job that failed other than by bad input.
+        launcher: where.
+        retries: further attempts of a job that failed other than by bad input. A job that is given back does not use
+            them up; it waits a while, longer each time, and fails the fifth time.
         on_change: called with a job whose state has changed, and now and then with None.
+
+    Raises:
+        GorpError: no cell can run where it was put.
     """
-    waiting = deque(job for job in jobs if job.state == "waiting")
-    running: dict[subprocess.Popen[bytes], Job] = {}
+    waiting = [job for job in jobs if job.state == "waiting"]
+    running: dict[CellProcess, Job] = {}
     try:
         while waiting or running:
-            while waiting and len(running) < workers:
-                job = waiting.popleft()
-                running[_start(job, workers)] = job
+            due = [job for job in waiting if job.not_before <= time.monotonic()]
+            for job in due[: max(0, launcher.room() - len(running))] if due else []:
+                waiting.remove(job)
+                running[_start(job, launcher)] = job
                 on_change(job)
-            for process in [process for process in running if process.poll() is not None]:
+            for process, code in [(process, process.poll()) for process in running]:
+                if code is None:
+                    continue
                 job = running.pop(process)
-                _close(process)
-                _finish(job, process.returncode)
-                if job.state == "failed" and process.returncode != InputError.exit_code and job.attempts <= retries:
+                _finish(job, code)
+                if job.state == "failed" and _may_go_on(job, code, retries):
                     job.state = "waiting"
                     waiting.append(job)
                 on_change(job)
             on_change(None)
-            time.sleep(_POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
     finally:
         for process in running:
-            process.kill()
-            _close(process)
+            process.stop()
+        for process in running:
+            process.wait()
 
 
 def raise_for_failures(jobs: Sequence[Job]) -> None:
@@ -114,37 +124,32 @@ def raise_for_failures(jobs: Sequence[Job]) -> None:
         raise GorpError(f"{len(failed)} of {len(jobs)} cells failed ({reasons}{more}); run again to retry")
 
 
-def _start(job: Job, workers: int) -> subprocess.Popen[bytes]:
+def _start(job: Job, launcher: Launcher) -> CellProcess:
     job.folder.mkdir(parents=True, exist_ok=True)
     write_text_atomically(job.folder / CELL, job.config.to_yaml())
     job.state, job.note = "running", ""
     job.attempts += 1
-    with (job.folder / LOG).open("ab") as log:
-        job.log_start = log.tell()
-        return subprocess.Popen(
-            [sys.executable, "-m", "gorp.compare.cell", str(job.folder)],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=_environment(os.environ, workers),
-        )
-
-
-def _close(process: subprocess.Popen[bytes]) -> None:
-    process.wait()
-    if process.stdin is not None:
-        process.stdin.close()
-
-
-def _environment(given: Mapping[str, str], workers: int) -> dict[str, str]:
-    """The cores are shared out: two processes with a thread a core each would wait for each other."""
-    threads = given.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // workers))
-    return {**given, "OMP_NUM_THREADS": threads}
+    log = job.folder / LOG
+    job.log_start = log.stat().st_size if log.exists() else 0
+    return launcher.start(job.folder)
 
 
 def _finish(job: Job, code: int) -> None:
     job.look()
-    if job.state != "done":
-        said = (job.folder / LOG).read_bytes()[job.log_start :].decode(errors="replace").strip().splitlines()
-        ended = f"ended by signal {-code}; last line: " if code < 0 else ""
-        job.state, job.note = "failed", ended + (said[-1] if said else f"ended with {code}, saying nothing")
+    if job.state == "done":
+        return
+    log = job.folder / LOG
+    said = log.read_bytes()[job.log_start :].decode(errors="replace").strip().splitlines() if log.exists() else []
+    ended = f"ended by signal {-code}; " if code < 0 else ""
+    if code == GIVEN_BACK:
+        job.losses += 1
+        ended = "given back; "
+        job.not_before = time.monotonic() + _FIRST_PAUSE * 2 ** (job.losses - 1)
+    last = f"last line: {said[-1]}" if ended and said else said[-1] if said else f"ended with {code}, saying nothing"
+    job.state, job.note = "failed", ended + last
+
+
+def _may_go_on(job: Job, code: int, retries: int) -> bool:
+    if code == GIVEN_BACK:
+        return job.losses < _MOST_LOSSES
+    return code != InputError.exit_code and job.attempts - job.losses <= retries

@@ -1,0 +1,127 @@
+"""The loop over cells: what is tried again, what is given back, what is stopped. No process is started."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from gorp.compare import fleet
+from gorp.compare.cell import GIVEN_BACK, RESULT
+from gorp.compare.display import open_display
+from gorp.compare.fleet import Job, run_jobs
+from gorp.compare.launchers import LOG
+from gorp.errors import GorpError, InputError
+from gorp.run_config import RunConfig
+
+
+class Scripted:
+    """Starts nothing: the cells in a folder end with the codes given for it, in turn; they never end after the last."""
+
+    def __init__(self, result, room=2, **codes):
+        self.result, self.most, self.codes, self.running, self.stopped = result, room, codes, [], []
+
+    def room(self):
+        return self.most
+
+    def start(self, folder):
+        assert len(self.running) < self.most
+        self.running.append(folder.name)
+        with (folder / LOG).open("a") as log:
+            print(f"words of {folder.name}", file=log)
+        return Process(self, folder)
+
+
+class Process:
+    def __init__(self, launcher, folder):
+        self.launcher, self.folder = launcher, folder
+
+    def poll(self):
+        codes = self.launcher.codes[self.folder.name]
+        if not codes:
+            return None
+        code = codes.pop(0)
+        if isinstance(code, Exception):
+            raise code
+        self.launcher.running.remove(self.folder.name)
+        if code == 0:
+            (self.folder / RESULT).write_text(self.launcher.result.model_dump_json())
+        return code
+
+    def stop(self):
+        self.launcher.stopped.append(self.folder.name)
+
+    def wait(self):
+        assert self.folder.name in self.launcher.stopped
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch):
+    monkeypatch.setattr(fleet, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(fleet, "_FIRST_PAUSE", 0.0)
+
+
+@pytest.fixture
+def result(results):
+    return results["gorp/two-1/0"]
+
+
+def jobs_in(folder, *names):
+    return [Job(name, RunConfig(), folder / name) for name in names]
+
+
+def test_what_fails_is_tried_again_and_bad_input_is_not(tmp_path, result):
+    jobs = jobs_in(tmp_path, "good", "unlucky", "hopeless", "wrong")
+    run_jobs(jobs, Scripted(result, good=[0], unlucky=[1, 0], hopeless=[1, -9], wrong=[2]))
+    assert [(job.state, job.attempts) for job in jobs] == [("done", 1), ("done", 2), ("failed", 2), ("failed", 1)]
+    assert jobs[2].note == "ended by signal 9; last line: words of hopeless"
+    assert jobs[3].note == "words of wrong"
+
+
+def test_what_is_given_back_keeps_its_retries_until_the_fifth_time(tmp_path, result, capsys):
+    jobs = jobs_in(tmp_path, "moved", "cursed")
+    codes = {"moved": [GIVEN_BACK, 1, GIVEN_BACK, GIVEN_BACK, GIVEN_BACK, 0], "cursed": [GIVEN_BACK] * 9}
+    with open_display(jobs) as on_change:
+        run_jobs(jobs, Scripted(result, **codes), on_change=on_change)
+    assert [(job.state, job.attempts, job.losses) for job in jobs] == [("done", 6, 4), ("failed", 5, 5)]
+    assert jobs[1].note == "given back; last line: words of cursed"
+    told = capsys.readouterr().err.splitlines()
+    assert "0/2 moved: waiting: given back; last line: words of moved" in told
+    assert told[-1].startswith("2/2 moved: AP ")
+
+
+def test_what_is_given_back_pauses_while_others_go_on(tmp_path, result, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(fleet, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=lambda seconds: None))
+    monkeypatch.setattr(fleet, "_FIRST_PAUSE", 4.0)
+    started = []
+
+    def on_change(job):
+        if job is None:
+            now[0] += 1
+        elif job.state == "running":
+            started.append((job.key, now[0]))
+
+    jobs = jobs_in(tmp_path, "moved", "other")
+    run_jobs(jobs, Scripted(result, room=1, moved=[GIVEN_BACK, GIVEN_BACK, 0], other=[0]), on_change=on_change)
+    assert started == [("moved", 0), ("other", 1), ("moved", 4), ("moved", 12)]
+
+
+def test_room_that_shrinks_and_grows_is_kept_to(tmp_path, result):
+    launcher = Scripted(result, room=0, one=[0], two=[0])
+    jobs = jobs_in(tmp_path, "one", "two")
+    seen = []
+
+    def on_change(job):
+        if job is None:
+            seen.append([job.state for job in jobs])
+            launcher.most = len(seen) // 2
+
+    run_jobs(jobs, launcher, on_change=on_change)
+    assert seen[:3] == [["waiting", "waiting"], ["waiting", "waiting"], ["done", "waiting"]]
+    assert [job.state for job in jobs] == ["done", "done"]
+
+
+def test_what_runs_is_stopped_where_the_loop_ends_early(tmp_path, result):
+    launcher = Scripted(result, room=3, endless=[], lost=[InputError("node n does not see it")])
+    with pytest.raises(GorpError, match="node n does not see it"):
+        run_jobs(jobs_in(tmp_path, "endless", "lost"), launcher)
+    assert launcher.stopped == ["endless", "lost"]
