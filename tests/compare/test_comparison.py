@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from gorp.cli.main import main
 from gorp.compare import COMPARES, LOCK
 from gorp.compare.comparison import Comparison
 from gorp.compare.experiment import Experiment
@@ -142,6 +144,20 @@ def test_killed_with_its_children_it_goes_on(file, tmp_path):
     (cell,) = experiment.plan(["fixed"])
     assert resumed.matrix == run_stream(experiment.config(cell), tmp_path / "whole").matrix
     assert (out / "comparison.html").exists() and "page: " in again.stdout
+
+
+def test_what_is_for_ray_is_refused_without_it(file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "gorp.compare.ray_launcher", raising=False)
+    for options, message in (
+        (["--launcher", "ray"], r"--launcher ray needs ray \(.*\): pip install gorp-cl\[ray\]"),
+        (["--gpus-per-cell", "0.5"], r"--gpus-per-cell 0\.5: is for cells on Ray; add --launcher ray"),
+        (["--address", "here:1"], r"--address here:1: is for cells on Ray"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["compare", str(file), "--out", str(tmp_path / "out"), *options])
+        assert ended.value.code == InputError.exit_code
+        assert re.search(message, " ".join(capsys.readouterr().err.split()))
 
 
 def _children(parent: int) -> list[int]:

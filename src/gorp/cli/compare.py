@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +13,15 @@ import typer
 from gorp.errors import InputError
 
 if TYPE_CHECKING:
+    from gorp.compare.launchers import Launcher
     from gorp.compare.results import Results
+
+
+class Launchers(str, Enum):
+    """Where cells run."""
+
+    LOCAL = "local"
+    RAY = "ray"
 
 
 def command(
@@ -23,7 +34,28 @@ def command(
     out: Annotated[
         Path | None, typer.Option(help="Where runs, tables and page go.", show_default="runs/EXPERIMENT")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Cells at a time, each a process; they share the cores.")] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Most cells at a time, each a process; on one machine they share the cores.",
+            show_default="1; with ray, as many as there is room for",
+        ),
+    ] = None,
+    launcher: Annotated[
+        Launchers, typer.Option(help="Where cells run: here, or on the nodes of a Ray cluster.")
+    ] = Launchers.LOCAL,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help="The Ray cluster.", show_default="$RAY_ADDRESS, or one of this machine alone"
+        ),
+    ] = None,
+    cpus_per_cell: Annotated[int | None, typer.Option(min=1, help="Cores of a cell on Ray.", show_default="1")] = None,
+    gpus_per_cell: Annotated[
+        float | None,
+        typer.Option(min=0, help="GPUs of a cell on Ray; 0.5: two share one.", show_default="1 if there are any"),
+    ] = None,
     retries: Annotated[int, typer.Option(min=0, help="Further attempts of a cell that fails.")] = 1,
     only: Annotated[str, typer.Option(metavar="A,B,...", help="Cells to run.", show_default="all")] = "",
     streams: Annotated[str, typer.Option(metavar="A,B,...", help="Streams to run.", show_default="all")] = "",
@@ -52,6 +84,7 @@ def command(
     Examples:
       gorp compare benchmarks/experiments/builtin.yaml --workers 2
       gorp compare benchmarks/results/builtin.json
+      gorp compare benchmarks/experiments/builtin.yaml --launcher ray --address 10.0.0.1:6379 --out /shared/builtin
     """
     if experiment.suffix == ".json":
         _tabulate(experiment, against or "gorp", out, quiet)
@@ -61,7 +94,6 @@ def command(
     from gorp.compare.display import open_display
     from gorp.compare.experiment import Experiment, unlike
     from gorp.compare.fleet import raise_for_failures
-    from gorp.compare.launchers import LocalLauncher
     from gorp.compare.results import keep, read_results
     from gorp.files import locked
 
@@ -75,15 +107,36 @@ def command(
         if not quiet:
             for sentence in unlike(comparison.configs):
                 typer.echo(f"note: {sentence}", err=True)
-        with open_display(comparison.jobs, quiet) as on_change:
-            comparison.run(
-                LocalLauncher(workers), retries, on_change, lambda found: keep(keep_in, found) if keep_in else None
-            )
+        with (
+            _launcher(launcher, workers, address, cpus_per_cell, gpus_per_cell) as where,
+            open_display(comparison.jobs, quiet) as on_change,
+        ):
+            comparison.run(where, retries, on_change, lambda found: keep(keep_in, found) if keep_in else None)
         keys = {cell.key for cell in declared.plan()}
         results = {key: result for key, result in read_results(folder / RESULTS_FILE).items() if key in keys}
         if results:
             _show(results, declared.name, declared.about, against or declared.against, folder, quiet)
         raise_for_failures(comparison.jobs)
+
+
+@contextmanager
+def _launcher(
+    kind: Launchers, workers: int | None, address: str | None, cpus: int | None, gpus: float | None
+) -> Iterator[Launcher]:
+    if kind is Launchers.RAY:
+        try:
+            from gorp.compare.ray_launcher import open_ray
+        except ImportError as error:
+            raise InputError(f"--launcher ray needs ray ({error}): pip install gorp-cl[ray]") from None
+        with open_ray(address, workers, cpus or 1, gpus) as launcher:
+            yield launcher
+    else:
+        from gorp.compare.launchers import LocalLauncher
+
+        for option, value in {"--address": address, "--cpus-per-cell": cpus, "--gpus-per-cell": gpus}.items():
+            if value is not None:
+                raise InputError(f"{option} {value}: is for cells on Ray; add --launcher ray, or leave it out")
+        yield LocalLauncher(workers or 1)
 
 
 def _tabulate(file: Path, against: str, out: Path | None, quiet: bool) -> None:
