@@ -75,7 +75,7 @@ def test_a_folder_appears_whole(tmp_path):
     final.mkdir()
     (final / "old").write_text("old")
     checkpoint.publish_folder(unfinished, final)
-    assert [path.name for path in final.iterdir()] == ["new"]
+    assert sorted(path.name for path in final.iterdir()) == ["checksums.json", "new"]
     assert not unfinished.exists()
 
 

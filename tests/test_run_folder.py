@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -170,6 +171,7 @@ def test_damaged_rows_are_named(folder):
     add_tasks(folder)
     path = folder.path / "task-01-one" / "test.jsonl"
     path.write_text(path.read_text() + "{}\n")
+    path.with_name("checksums.json").unlink()
     with pytest.raises(InputError, match=r"test.jsonl:3: not a row of a run"):
         folder.tasks()
 
@@ -180,3 +182,71 @@ def test_no_run_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is a file; a run needs a folder"):
         RunFolder(tmp_path / "file")
+
+
+def flip_a_bit(path, byte):
+    content = bytearray(path.read_bytes())
+    content[byte] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("config.yaml", RunFolder.config),
+        ("record.json", RunFolder.record),
+        ("task-01-one/test.jsonl", RunFolder.tasks),
+        ("task-01-one/step-000005/flight.json", RunFolder.flight),
+        ("task-01-one/step-000005/flight.safetensors", RunFolder.flight),
+        ("task-01-one/step-000005/checksums.json", RunFolder.flight),
+        ("task-01-one/after/weights.safetensors", RunFolder.stage_files),
+        ("task-01-one/after/method.safetensors", RunFolder.stage_files),
+        ("task-01-one/after/gradient_space.safetensors", RunFolder.stage_files),
+        ("task-01-one/after/inputs.safetensors", RunFolder.inputs),
+    ],
+)
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_flipped_bit_is_noticed_in_every_file_of_a_run(folder, name, read, share):
+    add_tasks(folder)
+    folder.save_flight(0, 5, {"step": 5, "t": torch.ones(3)})
+    if "after" in name:
+        finish_stage(folder)
+    path = folder.path / name
+    read(RunFolder(folder.path))
+    flip_a_bit(path, int(share * path.stat().st_size))
+    with pytest.raises(InputError, match=path.name.replace(".", r"\.")) as error:
+        read(RunFolder(folder.path))
+    assert str(path.parent) in str(error.value)
+
+
+@pytest.mark.parametrize("byte", [5, 40, 200, -5])
+def test_a_flipped_bit_is_noticed_in_the_state(folder, byte):
+    add_tasks(folder)
+    flip_a_bit(folder.path / "state.json", byte)
+    with pytest.raises(InputError, match=r"state\.json"):
+        RunFolder(folder.path)
+
+
+def test_a_damaged_flight_may_be_deleted(folder):
+    add_tasks(folder)
+    folder.save_flight(0, 5, {"step": 5})
+    flight = folder.path / "task-01-one" / "step-000005"
+    (flight / "flight.json").write_text("")
+    with pytest.raises(InputError, match=r"flight\.json: is damaged.*or delete .*step-000005: its task then begins"):
+        folder.flight()
+    shutil.rmtree(flight)
+    assert folder.flight() is None
+
+
+def test_files_without_checksums_are_read(folder):
+    add_tasks(folder)
+    finish_stage(folder)
+    for path in folder.path.rglob("checksums.json"):
+        path.unlink()
+    for name in ("state.json", "record.json"):
+        content = json.loads((folder.path / name).read_text())
+        del content["checksum"]
+        (folder.path / name).write_text(json.dumps(content))
+    again = RunFolder(folder.path)
+    assert (again.config(), again.record(), len(again.tasks())) == (folder.config(), folder.record(), 2)
+    assert again.stage_files() is not None

@@ -49,6 +49,7 @@ def test_a_side_shared_with_nobody_is_refused(tmp_path) -> None:
     space_of().save(path)
     with safe_open(path, "pt") as file:
         metadata = {**file.metadata(), "shared": '{"block.0.gate": "nobody"}'}
+    del metadata["checksum"]
     save_file(load_file(path), path, metadata)
     with pytest.raises(InputError, match=r"space.safetensors: block.0.gate shares the space of 'nobody', which"):
         GradientSpace.load(path)
@@ -127,3 +128,22 @@ def test_a_damaged_space_is_refused(tmp_path, change, said) -> None:
 def test_max_share_has_bounds() -> None:
     with pytest.raises(ValueError, match="max_share"):
         GradientSpace(max_share=0)
+
+
+def test_a_flipped_bit_is_noticed_wherever_it_is(tmp_path) -> None:
+    path = tmp_path / "space.safetensors"
+    space_of().save(path)
+    whole = path.read_bytes()
+    for byte in range(len(whole)):
+        path.write_bytes(whole[:byte] + bytes([whole[byte] ^ 1 << byte % 8]) + whole[byte + 1 :])
+        with pytest.raises(InputError, match=r"space\.safetensors: "):
+            GradientSpace.load(path)
+
+
+def test_a_file_of_an_earlier_version_has_no_checksum(tmp_path) -> None:
+    path = tmp_path / "space.safetensors"
+    space_of().save(path)
+    with safe_open(path, "pt") as file:
+        metadata = {key: value for key, value in file.metadata().items() if key not in ("checksum", "shared")}
+    save_file(load_file(path), path, metadata)
+    assert GradientSpace.load(path).tasks == ["first"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from gorp.checksums import CHECKSUMS, checksums_of, verify
 from gorp.errors import GorpError, InputError
 from gorp.files import read_json, sync, write_text_atomically
 
@@ -50,9 +52,10 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     """Read what `save_tensors` wrote.
 
     Raises:
-        InputError: the file is missing, unreadable, or of another format version.
+        InputError: the file is missing, damaged, or of another format version.
     """
     try:
+        verify(path)
         with safe_open(str(path), framework="pt") as file:
             version = (file.metadata() or {}).get("format_version")
             if version != str(FORMAT_VERSION):
@@ -79,9 +82,11 @@ def load_state(folder: Path, name: str) -> Any:
     """Read what `save_state` wrote.
 
     Raises:
-        InputError: a file is missing, unreadable, or of another format version.
+        InputError: a file is missing, damaged, or of another format version.
     """
     path = folder / f"{name}.json"
+    with contextlib.suppress(FileNotFoundError):  # which reading it tells
+        verify(path)
     content = read_json(path)
     check_version(path, content)
     tensors = load_tensors(folder / f"{name}.safetensors")
@@ -113,12 +118,14 @@ def check_version(path: Path, content: object) -> None:
 
 
 def publish_folder(unfinished: Path, final: Path) -> None:
-    """Make everything in ``unfinished`` durable and rename it to ``final``, replacing what stood there.
+    """Give ``unfinished`` its checksums, make it durable and rename it to ``final``, replacing what stood there.
 
     Raises:
         GorpError: the disk refuses.
     """
     try:
+        checksums = checksums_of(unfinished, (file.name for file in unfinished.iterdir()))
+        (unfinished / CHECKSUMS).write_text(checksums, encoding="utf-8")
         for file in unfinished.iterdir():
             sync(file)
         sync(unfinished)

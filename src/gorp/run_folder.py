@@ -4,6 +4,7 @@
 replaced last. Everything it does not name is left over from a crash, and removed when the run goes on::
 
     config.yaml  environment.json  state.json  record.json  gradient_space.safetensors  report.html
+    checksums.json                                         in every folder, of its files that are written once
     unseen-01-NAME/ test.jsonl validation.jsonl            rows of a task that is measured and never learnt
     task-01-NAME/ test.jsonl validation.jsonl              rows that `learn` and `evaluate` need later
                   after/ weights.safetensors method.safetensors gradient_space.safetensors inputs.safetensors
@@ -20,9 +21,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, ParamSpec
+from typing import Annotated, Any, ClassVar, Concatenate, ParamSpec
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -37,6 +38,7 @@ from gorp.checkpoint import (
     save_tensors,
     write_json,
 )
+from gorp.checksums import CHECKSUMS, checksums_of, sealed, unsealed, verify
 from gorp.errors import GorpError, InputError, first_problem
 from gorp.files import locked, read_json, write_text_atomically
 from gorp.report.record import RunRecord
@@ -47,6 +49,7 @@ from gorp.tasks import Task
 from gorp.tasks.task import Metric
 
 STATE, CONFIG, RECORD, SPACE = "state.json", "config.yaml", "record.json", "gradient_space.safetensors"
+ENVIRONMENT = "environment.json"
 _LOCK, _UNFINISHED = "run.lock", ".unfinished"
 P = ParamSpec("P")
 _TASK_FOLDER = "^task-[0-9]+-[A-Za-z0-9._-]*"
@@ -82,6 +85,8 @@ class RunState:
     Raises:
         ValueError: more tasks are learnt than known.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", protected_namespaces=())
 
     base_model: str
     tasks: list[KnownTask] = field(default_factory=list)
@@ -170,13 +175,17 @@ class RunFolder:
     def start(self, base_model: str, config: RunConfig, record: RunRecord) -> None:
         """Make the folder of a new run."""
         write_text_atomically(self.path / CONFIG, config.to_yaml())
-        write_json(self.path / "environment.json", record.environment)
+        write_json(self.path / ENVIRONMENT, record.environment)
+        write_text_atomically(self.path / CHECKSUMS, checksums_of(self.path, (CONFIG, ENVIRONMENT)))
         record.save(self.path / RECORD)
         self._write_state(RunState(base_model))
 
     def config(self) -> RunConfig:
         """The resolved configuration of the run."""
-        return RunConfig.from_yaml(self.path / CONFIG)
+        path = self.path / CONFIG
+        if path.exists():
+            verify(path)
+        return RunConfig.from_yaml(path)
 
     @_by_first_rank
     def add_tasks(self, tasks: Sequence[Task], record: RunRecord, unseen: Sequence[Task] = ()) -> None:
@@ -236,9 +245,14 @@ class RunFolder:
             shutil.rmtree(self.path / before, ignore_errors=True)
 
     def flight(self) -> dict[str, Any] | None:
-        """The training in flight, as it was given to `save_flight`; None between tasks."""
+        """The training in flight, as it was given to `save_flight`; None between tasks, or if its folder is gone."""
         name = self._state().flight
-        return None if name is None else load_state(self.path / name, "flight")
+        if name is None or not (folder := self.path / name).exists():
+            return None
+        try:
+            return load_state(folder, "flight")
+        except InputError as error:
+            raise InputError(f"{error}; or delete {folder}: its task then begins anew, to the same result") from None
 
     @_by_first_rank
     def finish_stage(self, record: RunRecord, files: StageFiles) -> None:
@@ -306,26 +320,24 @@ class RunFolder:
         path = self.path / STATE
         if not path.exists():
             return None
-        content = read_json(path)
+        content = unsealed(path, read_json(path))
         check_version(path, content)
         try:
-            return _STATE.validate_python(content)
+            return _STATE.validate_python({key: value for key, value in content.items() if key != "format_version"})
         except ValidationError as error:
             raise InputError(f"{path}: {first_problem(error)}; the file is damaged") from None
 
     def _write_state(self, state: RunState) -> None:
-        write_json(
-            self.path / STATE,
-            {
-                "format_version": FORMAT_VERSION,
-                "base_model": state.base_model,
-                "tasks": [vars(task) for task in state.tasks],
-                "stages": state.stages,
-                "after": state.after,
-                "flight": state.flight,
-                "unseen": [vars(task) for task in state.unseen],
-            },
-        )
+        content = {
+            "format_version": FORMAT_VERSION,
+            "base_model": state.base_model,
+            "tasks": [vars(task) for task in state.tasks],
+            "stages": state.stages,
+            "after": state.after,
+            "flight": state.flight,
+            "unseen": [vars(task) for task in state.unseen],
+        }
+        write_json(self.path / STATE, sealed(content))
         self.state = state
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from gorp.checksums import CHECKSUMS, checksums_of, verify
 from gorp.errors import InputError, first_problem
 from gorp.files import write_text_atomically
 from gorp.tasks import Example, Task
@@ -17,9 +18,10 @@ def write_rows(folder: Path, task: Task) -> None:
     Raises:
         GorpError: a file cannot be written.
     """
-    for split, rows in (("test", task.test), ("validation", task.validation)):
-        lines = [row.to_json() for row in rows]
-        write_text_atomically(folder / f"{split}.jsonl", "".join(f"{line}\n" for line in lines))
+    splits = {"test.jsonl": task.test, "validation.jsonl": task.validation}
+    for name, rows in splits.items():
+        write_text_atomically(folder / name, "".join(f"{row.to_json()}\n" for row in rows))
+    write_text_atomically(folder / CHECKSUMS, checksums_of(folder, splits))
 
 
 def read_rows(path: Path) -> list[Example]:
@@ -30,6 +32,7 @@ def read_rows(path: Path) -> list[Example]:
     """
     rows = []
     try:
+        verify(path)
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); the run folder is damaged") from None

@@ -10,13 +10,14 @@ from functools import reduce
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, Field, Json, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from gorp._linalg import extend_basis, project_out
 from gorp._ranks import mean_over_ranks, ranks, rows_of_ranks
+from gorp.checksums import CHECKSUM, tensors_checksum
 from gorp.errors import InputError, first_problem
 from gorp.files import sync
 
@@ -271,7 +272,7 @@ class GradientSpace:
         }
         path = Path(path)
         unfinished = path.with_name(f".{path.name}.tmp")
-        save_file(tensors, unfinished, metadata)
+        save_file(tensors, unfinished, {**metadata, CHECKSUM: tensors_checksum(tensors, metadata)})
         sync(unfinished)
         unfinished.replace(path)
         sync(path.parent)
@@ -281,7 +282,7 @@ class GradientSpace:
         """Read a file that :meth:`save` wrote.
 
         Raises:
-            InputError: the file is missing, not safetensors, of another version, or holds tensors of no layer.
+            InputError: the file is missing, damaged, not safetensors, of another version, or lacks a layer's tensors.
         """
         try:
             with safe_open(str(path), framework="pt") as file:
@@ -299,6 +300,9 @@ class GradientSpace:
             told = _Metadata.model_validate(metadata)
         except ValidationError as error:
             raise InputError(f"{path}: metadata, {first_problem(error)}; the file is damaged") from None
+        rest = {key: value for key, value in metadata.items() if key != CHECKSUM}
+        if told.checksum not in (None, tensors_checksum(tensors, rest)):
+            raise InputError(f"{path}: is damaged (its checksum is not that of its content); put back a copy of it")
         space = cls(told.max_share, told.base_model)
         space.tasks = told.tasks
         for name, growth in told.growth.items():
@@ -317,12 +321,16 @@ class GradientSpace:
 class _Metadata(BaseModel):
     """What a space file says of itself, as text."""
 
+    model_config = ConfigDict(extra="forbid")
+
+    format_version: str
     max_share: float = Field(gt=0, le=1)
     base_model: str
     tasks: Json[list[str]]
     growth: Json[dict[str, list[int]]]
     frozen: Json[list[str]]
-    shared: Json[dict[str, str]] = Field(default_factory=dict)  # which files of the first version lack
+    shared: Json[dict[str, str]] = Field(default_factory=dict)  # which, as the next, files of the first version lack
+    checksum: str | None = None
 
 
 def _columns(side: Side, rows: Tensor, share: float, of_remainder: bool) -> tuple[Tensor, Tensor]:

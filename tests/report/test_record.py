@@ -82,12 +82,19 @@ def test_comparable_leaves_out_what_differs_between_equal_runs(record: RunRecord
 def test_a_damaged_record_is_refused_by_file_and_key(
     record: RunRecord, tmp_path: Path, damage: Callable[[str], str], said: str
 ) -> None:
-    path = record.save(tmp_path)
-    path.write_text(damage(path.read_text()))
+    path = tmp_path / "record.json"
+    path.write_text(damage(record.model_dump_json(indent=1)))
     with pytest.raises(InputError) as caught:
         RunRecord.load(tmp_path)
     assert str(path) in str(caught.value)
     assert said in str(caught.value)
+
+
+def test_a_changed_record_is_refused(record: RunRecord, tmp_path: Path) -> None:
+    path = record.save(tmp_path)
+    path.write_text(path.read_text().replace('"steps": 100', '"steps": 101', 1))
+    with pytest.raises(InputError, match=r"record\.json: is damaged, or was changed .*remove that key to take it as"):
+        RunRecord.load(tmp_path)
 
 
 def test_a_missing_or_undecodable_record_is_refused(tmp_path: Path) -> None:
@@ -99,8 +106,8 @@ def test_a_missing_or_undecodable_record_is_refused(tmp_path: Path) -> None:
 
 
 def test_more_scores_than_tasks_are_refused(record: RunRecord, tmp_path: Path) -> None:
-    path = record.save(tmp_path)
-    plain = json.loads(path.read_text())
+    path = tmp_path / "record.json"
+    plain = json.loads(record.model_dump_json())
     plain["stages"][2]["scores"].append(1.0)
     path.write_text(json.dumps(plain))
     with pytest.raises(InputError, match=r"stages\.2\.scores has 6 scores for 5 tasks"):

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gorp import metrics
+from gorp.checksums import sealed, unsealed
 from gorp.errors import InputError, first_problem
 from gorp.files import read_json, write_text_atomically
 from gorp.tasks.task import Metric
@@ -194,7 +195,8 @@ class RunRecord(_Part):
 
         Raises ``GorpError`` naming the file when it cannot be written.
         """
-        return write_text_atomically(record_path(path), self.model_dump_json(indent=1) + "\n")
+        content = sealed(json.loads(self.model_dump_json()))
+        return write_text_atomically(record_path(path), json.dumps(content, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> RunRecord:
@@ -203,7 +205,7 @@ class RunRecord(_Part):
         Raises ``InputError`` naming the file, and the key where one is wrong.
         """
         file = record_path(path)
-        plain = read_json(file, "record")
+        plain = unsealed(file, read_json(file, "record"))
         _check_version(file, plain)
         try:
             return cls.model_validate(plain)

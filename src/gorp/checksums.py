@@ -1,0 +1,93 @@
+"""Checksums: a bit that turned over on a disk or in a copy is an error that names the file, never another run.
+
+The files of a folder have theirs in ``checksums.json`` beside them. A file that is replaced again and again, such as
+``record.json``, or that travels alone, such as a gradient space, carries its own. Files that earlier versions wrote
+have none, and are read as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gorp.errors import InputError
+from gorp.files import read_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CHECKSUMS, CHECKSUM = "checksums.json", "checksum"
+_BLOCK = 1 << 20
+
+
+def checksums_of(folder: Path, names: Iterable[str]) -> str:
+    """What ``checksums.json`` is to say: the SHA-256 of each of the named files of a folder.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    return json.dumps({name: _digest(folder / name) for name in sorted(names)}, indent=1) + "\n"
+
+
+def verify(path: Path) -> None:
+    """Do nothing if a file is what ``checksums.json`` beside it says, or if there is none.
+
+    Raises:
+        InputError: the file is another, or the checksums are damaged.
+        OSError: the file is missing or cannot be read.
+    """
+    beside = path.with_name(CHECKSUMS)
+    if not beside.exists():
+        return
+    digests = read_json(beside)
+    if not isinstance(digests, dict) or digests.get(path.name) != _digest(path):
+        raise InputError(
+            f"{path}: is damaged, or was changed (its checksum is not the one in {CHECKSUMS} beside it); put back a "
+            "copy of it, or begin anew in another folder"
+        )
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with its own checksum in it."""
+    return {**content, CHECKSUM: _digest_of(content)}
+
+
+def unsealed(path: Path, content: Any) -> Any:
+    """What `sealed` was given; ``content`` itself if it is no object or carries no checksum.
+
+    Raises:
+        InputError: the content is not what the checksum is of; ``path`` is named.
+    """
+    if not isinstance(content, dict) or CHECKSUM not in content:
+        return content
+    rest = {key: value for key, value in content.items() if key != CHECKSUM}
+    if content[CHECKSUM] != _digest_of(rest):
+        raise InputError(
+            f"{path}: is damaged, or was changed (key '{CHECKSUM}' is not that of its content); put back a copy of it, "
+            "or remove that key to take it as it is"
+        )
+    return rest
+
+
+def tensors_checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """SHA-256 of what a safetensors file holds, for its metadata; tensors on the CPU, of a type that numpy has."""
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _digest_of(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
