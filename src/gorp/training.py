@@ -34,6 +34,7 @@ from gorp.errors import GorpError
 from gorp.evaluation import autocast
 from gorp.methods.base import Method
 from gorp.optimizer import gradients_are_finite
+from gorp.preemption import asked, until_the_step_ends
 from gorp.progress import Progress
 from gorp.run_config import TrainingConfig
 
@@ -151,12 +152,14 @@ def train_task(
     """Train one task to its end, or to the end of what remains of it.
 
     Args:
-        save: called every ``save_every`` steps, after the last step, and before stopping on bad steps; the model, the
-            optimizer and the random state are then as after ``flight.step`` steps.
+        save: called every ``save_every`` steps, after the last step, and before stopping on bad steps or because the
+            process was asked to end; the model, the optimizer and the random state are then as after ``flight.step``
+            steps.
         flight: where a saved training stands, with ``resumed_random_state`` as it was then.
 
     Raises:
         GorpError: five steps in a row were not finite; the last good state has been saved.
+        Stopped: the process was asked to end; likewise.
     """
     flight = flight or Flight()
     learns = any(parameter.requires_grad for parameter in model.parameters())
@@ -165,7 +168,8 @@ def train_task(
     elif flight.step < plan.steps:
         trainer = _TaskTrainer(model, method, optimizer, encoder, plan, flight)
         trainer.add_callback(_Keeper(trainer, progress, save, resumed_random_state))
-        trainer.train()
+        with until_the_step_ends():
+            trainer.train()
         optimizer.zero_grad(set_to_none=True)
     elif resumed_random_state is not None:
         set_random_state(resumed_random_state)
@@ -309,8 +313,8 @@ class _Keeper(TrainerCallback):
         now = time.monotonic()
         flight.seconds, self.started = flight.seconds + now - self.started, now
         self.progress.training_step(flight.step, flight.losses[-1][1] if flight.losses else None)
-        hopeless = flight.skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW
-        if hopeless or flight.step % plan.config.save_every == 0 or flight.step == plan.steps:
+        hopeless, stop = flight.skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW, asked()
+        if hopeless or stop or flight.step % plan.config.save_every == 0 or flight.step == plan.steps:
             self.save(flight)
         if hopeless:
             raise GorpError(
@@ -318,6 +322,8 @@ class _Keeper(TrainerCallback):
                 f"{flight.step} of {plan.steps}); the weights are saved as after the last good step. "
                 "A lower learning rate (training.lr, training.full_rank_lr) or precision fp32 may help"
             )
+        if stop:
+            raise stop
 
 
 @contextmanager

@@ -1,15 +1,19 @@
 """The loop over cells: what is tried again, what is given back, what is stopped. No process is started."""
 
+import subprocess
+import sys
+import time
 from types import SimpleNamespace
 
 import pytest
 
-from gorp.compare import fleet
+from gorp.compare import fleet, launchers
 from gorp.compare.cell import GIVEN_BACK, RESULT
 from gorp.compare.display import open_display
 from gorp.compare.fleet import Job, run_jobs
-from gorp.compare.launchers import LOG
+from gorp.compare.launchers import LOG, LocalLauncher
 from gorp.errors import GorpError, InputError
+from gorp.preemption import Stopped
 from gorp.run_config import RunConfig
 
 
@@ -42,7 +46,7 @@ class Process:
         if isinstance(code, Exception):
             raise code
         self.launcher.running.remove(self.folder.name)
-        if code == 0:
+        if code == 0 and self.launcher.result is not None:
             (self.folder / RESULT).write_text(self.launcher.result.model_dump_json())
         return code
 
@@ -125,3 +129,46 @@ def test_what_runs_is_stopped_where_the_loop_ends_early(tmp_path, result):
     with pytest.raises(GorpError, match="node n does not see it"):
         run_jobs(jobs_in(tmp_path, "endless", "lost"), launcher)
     assert launcher.stopped == ["endless", "lost"]
+
+
+@pytest.mark.parametrize("code", [0, -15], ids=["saved", "before it listened"])
+def test_a_cell_that_sigterm_stopped_goes_on_and_has_not_failed(tmp_path, code):
+    job = Job("cell", RunConfig(model="t5-tiny", stream="builtin"), tmp_path / "a")
+    states = []
+    run_jobs(
+        [job], Scripted(None, a=[code, 2]), retries=0, on_change=lambda job: states.append(job.state) if job else None
+    )
+    assert states == ["running", "waiting", "running", "failed"]
+    assert job.note == "words of a"
+
+
+SAVES = """
+import signal, sys, time
+from pathlib import Path
+def save(*_):
+    time.sleep(0.2)
+    Path('saved').touch()
+    sys.exit(0)
+signal.signal(signal.SIGTERM, save)
+Path('ready').touch()
+time.sleep(60)
+"""
+
+
+def test_what_ends_the_driver_lets_its_cells_save(tmp_path, monkeypatch):
+    def program(command, **settings):
+        return popen([sys.executable, "-c", SAVES], **{**settings, "cwd": command[-1]})
+
+    popen = subprocess.Popen
+    monkeypatch.setattr(launchers.subprocess, "Popen", program)
+    jobs = [Job(name, RunConfig(model="t5-tiny", stream="builtin"), tmp_path / name) for name in ("a", "b")]
+
+    def stopped(job):
+        if job is None and all((other.folder / "ready").exists() for other in jobs):
+            raise Stopped(15)
+
+    began = time.monotonic()
+    with pytest.raises(Stopped):
+        run_jobs(jobs, LocalLauncher(2), on_change=stopped)
+    assert all((job.folder / "saved").exists() for job in jobs)
+    assert time.monotonic() - began < 50, "they were not waited for until they ended by themselves"

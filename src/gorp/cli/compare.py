@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gorp.errors import InputError
+from gorp.preemption import stopped_by
 
 if TYPE_CHECKING:
     from gorp.compare.launchers import Launcher
@@ -24,6 +26,7 @@ class Launchers(str, Enum):
     RAY = "ray"
 
 
+@stopped_by(signal.SIGTERM)
 def command(
     experiment: Annotated[
         Path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gorp.cli.shared import as_overrides
+from gorp.preemption import stopped_by
 
 if TYPE_CHECKING:
     from gorp.run_config import RunConfig
@@ -55,6 +57,7 @@ def demo_config(method: str, seed: int, settings: Sequence[str] = ()) -> RunConf
     return RunConfig.from_mapping({**SETTINGS, "method": method, "seed": seed}, overrides, source="demo")
 
 
+@stopped_by(signal.SIGTERM)
 def command(
     out: Annotated[Path, typer.Option(help="Where the runs and report.html go.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,

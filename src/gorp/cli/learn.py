@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from gorp.cli.shared import is_first_process, progress_only
+from gorp.preemption import stopped_by
 
 
+@stopped_by(signal.SIGTERM)
 def command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)],
     data: Annotated[str, typer.Argument(metavar="DATA", help="A file, a folder or hub:NAME.", show_default=False)],

@@ -1,10 +1,11 @@
 """The ``gorp`` command: lists the commands, loads the one that was asked for, and turns errors into exit codes.
 
-Exit codes: 0 done, 1 failed, 2 bad input, 3 forgetting budget exceeded.
+Exit codes: 0 done, or saved and stopped by SIGTERM; 1 failed, 2 bad input, 3 forgetting budget exceeded, 130 Ctrl-C.
 """
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -15,6 +16,7 @@ import typer
 from gorp import __version__
 from gorp.cli.shared import is_first_process
 from gorp.errors import GorpError
+from gorp.preemption import Stopped, stopped_by
 
 #: Each command's line in ``gorp --help``. Its module ``gorp.cli.<name>`` has the function ``command``, and is
 #: imported only when that command runs: naming the commands must not cost importing torch.
@@ -55,7 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it wherever it is installed
     invoked = next((argument for argument in given if not argument.startswith("-")), None)
     try:
-        build_app(invoked)(args=given, prog_name="gorp")
+        with stopped_by(signal.SIGINT):
+            build_app(invoked)(args=given, prog_name="gorp")
+    except Stopped as stop:
+        _fail(str(stop), stop.exit_code)
     except GorpError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:  # a full disk, a folder that may not be written: nothing a traceback would explain

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from gorp.cli.shared import as_overrides, is_first_process, progress_only
+from gorp.preemption import stopped_by
 
 
+@stopped_by(signal.SIGTERM)
 def command(
     config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The run's settings.", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="The run folder.", show_default="runs/CONFIG-METHOD-seedN")] = None,

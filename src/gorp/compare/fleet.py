@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -74,6 +75,9 @@ def run_jobs(
 ) -> None:
     """Run jobs to their end, as many at a time as there is room for; a failed one is tried again after the others.
 
+    One that SIGTERM has stopped goes on after the others. What ends this function ends the jobs by SIGTERM, and waits
+    until they have saved where they are.
+
     Args:
         jobs: those that are ``waiting`` are run, in order.
         launcher: where.
@@ -100,6 +104,7 @@ def run_jobs(
                 _finish(job, code)
                 if job.state == "failed" and _may_go_on(job, code, retries):
                     job.state = "waiting"
+                if job.state == "waiting":
                     waiting.append(job)
                 on_change(job)
             on_change(None)
@@ -137,6 +142,9 @@ def _start(job: Job, launcher: Launcher) -> CellProcess:
 def _finish(job: Job, code: int) -> None:
     job.look()
     if job.state == "done":
+        return
+    if code in (0, -signal.SIGTERM):
+        job.state = "waiting"
         return
     log = job.folder / LOG
     said = log.read_bytes()[job.log_start :].decode(errors="replace").strip().splitlines() if log.exists() else []

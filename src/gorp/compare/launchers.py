@@ -24,7 +24,7 @@ class CellProcess(Protocol):
         """
 
     def stop(self) -> None:
-        """Have it end; `wait` until it has."""
+        """Have it save and end; `wait` until it has."""
 
     def wait(self) -> None:
         """Return when it has ended."""
@@ -70,14 +70,18 @@ class LocalProcess:
         return self._process.returncode
 
     def stop(self) -> None:
-        """Kill it."""
-        self._process.kill()
+        """Have it save and end."""
+        self._process.terminate()
 
     def wait(self) -> None:
-        """Return when it has ended."""
-        self._process.wait()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        """Return when it has ended; if this process is asked to end meanwhile, it is killed."""
+        try:
+            self._process.wait()
+        finally:
+            self._process.kill()
+            self._process.wait()
+            if self._process.stdin is not None:
+                self._process.stdin.close()
 
 
 class LocalLauncher:

@@ -128,12 +128,12 @@ class RayProcess:
             return GIVEN_BACK
 
     def stop(self) -> None:
-        """Have the node kill the cell's process."""
+        """Have the cell's process on its node save and end."""
         ray.cancel(self._task)
         self._token.unlink(missing_ok=True)
 
     def wait(self) -> None:
-        """Return when the cell's process has ended; a node that does not answer is left to Ray."""
+        """Return when the cell's process has ended; one that has not within ten seconds is killed, if its node answers."""
         if not ray.wait([self._task], timeout=_SECONDS_TO_END)[0]:
             ray.cancel(self._task, force=True)
 
