@@ -79,6 +79,14 @@ def test_the_record_never_says_more_than_the_state(folder):
     assert RunFolder(folder.path).record().tasks == ["one", "t/w o"]
 
 
+def test_files_that_a_crash_left_without_a_name_are_removed(folder):
+    add_tasks(folder)
+    for name in (".state.json.x1.tmp", "task-01-one/.test.jsonl.x2.tmp", ".gradient_space.safetensors.tmp"):
+        (folder.path / name).write_text("")
+    with folder.locked():
+        assert not list(folder.path.rglob("*.tmp"))
+
+
 def test_only_one_process_works_on_a_run(folder):
     with (
         folder.locked(),

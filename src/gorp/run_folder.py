@@ -289,6 +289,8 @@ class RunFolder:
         """Remove what ``state.json`` does not name; bring the gradient space at the top up to the last stage."""
         if self.state is None:
             return
+        for unnamed in [*self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp")]:
+            unnamed.unlink(missing_ok=True)
         for leftover in [*self.path.glob("task-*/step-*"), *self.path.glob(f"task-*/{_UNFINISHED}")]:
             if leftover.relative_to(self.path).as_posix() != self.state.flight:
                 shutil.rmtree(leftover, ignore_errors=True)
