@@ -81,6 +81,16 @@ def test_answers_are_those_of_plain_generate(backbone, tiny_stream):
         assert given == backbone.tokenizer.decode(output[0, skip:], skip_special_tokens=True).strip()
 
 
+@pytest.mark.parametrize("answers", ["generated", "options"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_outputs_that_are_not_finite_are_no_answers(backbone, tiny_stream, answers, value):
+    evaluator = Evaluator(backbone.model, Encoder(backbone.model, backbone.tokenizer), answers=answers)
+    head = backbone.model.get_output_embeddings()
+    head.register_forward_hook(lambda module, args, output: output + value)
+    with pytest.raises(GorpError, match="outputs are not finite"):
+        evaluator.predict(TaskStream.from_yaml(tiny_stream)[0].test[:3])
+
+
 def test_prompts_are_encoded_once_longest_first(backbone, tiny_stream):
     examples = TaskStream.from_yaml(tiny_stream)[0].test
     encoder = Encoder(backbone.model, backbone.tokenizer)

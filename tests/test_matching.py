@@ -9,7 +9,7 @@ from gorp import attach
 from gorp.backbones import load_backbone
 from gorp.config import GORPConfig
 from gorp.encoding import IGNORED, Encoder, answer_loss
-from gorp.errors import InputError
+from gorp.errors import GorpError, InputError
 from gorp.evaluation import Evaluator
 from gorp.learner import run_stream
 from gorp.matching import NO_OPTION, TEMPERATURE, LabelMatcher, make_encoder, most_tokens
@@ -120,6 +120,12 @@ def test_the_answer_is_the_option_of_the_highest_score(backbone, matcher, tiny_s
     batch = matcher.training_batch(matcher.rows(examples))
     best = matcher.logits(backbone.model, batch)[:, 0].argmax(dim=1)
     assert Evaluator(backbone.model, matcher).predict(examples) == [examples[0].options[index] for index in best]
+
+
+def test_outputs_that_are_not_finite_are_no_answers(backbone, matcher, tiny_stream):
+    backbone.model.get_input_embeddings().register_forward_hook(lambda module, args, output: output * torch.nan)
+    with pytest.raises(GorpError, match="outputs are not finite"):
+        Evaluator(backbone.model, matcher).predict(TaskStream.from_yaml(tiny_stream)[0].test[:3])
 
 
 def test_the_gradient_at_padding_is_zero(backbone, matcher):

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 
 from gorp._ranks import of_all_ranks, rank, ranks
 from gorp._shards import has_spread
 from gorp.encoding import Batch, Encoder
+from gorp.errors import GorpError
 from gorp.likelihood import log_likelihoods
 from gorp.matching import LabelMatcher, embed, match
 from gorp.rouge import load_rouge_l
@@ -100,7 +101,11 @@ class Evaluator:
         return score(self.predict(examples, on_step), examples)
 
     def predict(self, examples: Sequence[Example], on_step: OnStep | None = None) -> list[str]:
-        """The model's answer to each example, in the order given; ``on_step(done, total)`` is called per batch."""
+        """The model's answer to each example, in the order given; ``on_step(done, total)`` is called per batch.
+
+        Raises:
+            GorpError: the model's outputs are not finite.
+        """
         key = tuple(examples)
         if key not in self._prompts:
             self._prompts[key] = Prompts.of(examples, self.encoder)
@@ -148,8 +153,9 @@ class Evaluator:
             decoder_start_token_id=self.encoder.decoder_start if self.encoder.kind == "seq2seq" else None,
         )
         inputs = self._inputs(prompts, part)
+        checks = LogitsProcessorList([_refuse_not_finite])
         generated: torch.Tensor = self.model.generate(  # type: ignore[operator]
-            **inputs, generation_config=settings, synced_gpus=has_spread(self.model)
+            **inputs, generation_config=settings, logits_processor=checks, synced_gpus=has_spread(self.model)
         )
         prompt_length = inputs["input_ids"].shape[1] if self.encoder.kind == "causal" else 0
         texts = self.encoder.tokenizer.batch_decode(generated[:, prompt_length:], skip_special_tokens=True)
@@ -162,6 +168,7 @@ class Evaluator:
             rows = [examples[prompts.order[place]] for place in part]
             ids = [self.encoder.option_ids(row) for row in rows]
             scores = log_likelihoods(self.model, self.encoder, self._inputs(prompts, part), ids, self.batch_size)
+            check_finite(torch.stack([torch.tensor(own).amax() for own in scores]))
             return [row.options[own.index(max(own))] for row, own in zip(rows, scores, strict=True)]
 
         return choose
@@ -182,9 +189,29 @@ class Evaluator:
                 is_option[row, [column[label] for label in examples[prompts.order[place]].options]] = True
             texts = embed(self.model, matcher.forward_inputs(self._inputs(prompts, part)))
             scores = match(texts, vectors, is_option.to(vectors.device))
+            check_finite(scores.amax(dim=1))
             return [labels[index] for index in scores.argmax(dim=1).tolist()]
 
         return choose
+
+
+def check_finite(best: Tensor) -> None:
+    """Refuse to answer by scores of which the best is NaN or infinite: it would be an answer as good as drawn.
+
+    Raises:
+        GorpError: one of ``best``, of any shape, is.
+    """
+    if not bool(torch.isfinite(best).all()):
+        raise GorpError(
+            "the model's outputs are not finite, so that there is nothing to score; what was saved stands. A lower "
+            "learning rate, in a new run, or precision fp32 may help"
+        )
+
+
+def _refuse_not_finite(tokens: Tensor, scores: Tensor) -> Tensor:
+    """As a logits processor: scores (prompts, vocabulary) of the next token, passed on as they are."""
+    check_finite(scores.amax(dim=-1))
+    return scores
 
 
 @contextmanager
