@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -216,7 +217,9 @@ def test_foreign_runs_are_refused_and_not_touched(tiny_models, tiny_stream, tmp_
     state = json.loads((tmp_path / "state.json").read_text())
     weights = tmp_path / state["after"] / "weights.safetensors"
     weights.write_bytes(b"broken")
-    refused("weights.safetensors: not a readable safetensors file")
+    refused("weights.safetensors: is damaged, or was changed")
+    checksums = weights.with_name("checksums.json")
+    checksums.unlink()  # as in the folder of an earlier version
     tensors = safetensors.torch.load(before[weights])
     first = next(iter(tensors))
     for other, said in (
@@ -227,8 +230,36 @@ def test_foreign_runs_are_refused_and_not_touched(tiny_models, tiny_stream, tmp_
         save_tensors(weights, other)
         refused(f"saved of the last finished task does not fit the run .{said}")
     weights.write_bytes(before[weights])
+    checksums.write_bytes(before[checksums])
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert run_stream(config, tmp_path, tasks).finished  # and can still go on
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("tokenizer.json", '"cat"', '"cow"', r"another base model \(another vocabulary\)"),
+        ("config.json", "1e-06", "1e-05", r"another base model \(layer_norm_epsilon = 1e-06, not 1e-05\)"),
+    ],
+)
+def test_a_model_is_its_tokenizer_and_settings_too(tiny_models, tiny_stream, tmp_path, file, old, new, message):
+    model = shutil.copytree(tiny_models["seq2seq"], tmp_path / "model")
+    config = settings({"seq2seq": model}, tiny_stream, "seq2seq", "seq-lora")
+    tasks = TaskStream.from_yaml(tiny_stream, train_rows=4, test_rows=2)
+    run_stream(config, tmp_path / "run", tasks[:1])
+    text = (model / file).read_text()
+    assert old in text
+    (model / file).write_text(text.replace(old, new))
+    with pytest.raises(InputError, match=message):
+        run_stream(config, tmp_path / "run", tasks[:1])
+    (model / file).write_text(text)
+    state = json.loads((tmp_path / "run" / "state.json").read_text())
+    del (
+        state["model_settings"]["layer_norm_epsilon"],
+        state["checksum"],
+    )  # as of a version that did not know the setting yet
+    (tmp_path / "run" / "state.json").write_text(json.dumps(state))
+    assert run_stream(config, tmp_path / "run", tasks[:1]).finished
 
 
 def test_bad_targets_leave_no_folder(tiny_models, tiny_stream, tmp_path):

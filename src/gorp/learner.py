@@ -32,8 +32,10 @@ from gorp.run_config import RunConfig
 from gorp.run_folder import RunFolder, StageFiles
 from gorp.run_setup import (
     check_known,
+    check_model,
     check_on_quantized,
     check_unseen,
+    describe_model,
     join_tasks,
     load_base,
     load_stream,
@@ -105,9 +107,8 @@ class ContinualLearner:
         self.config = settle_config(self.folder, method, config)
         if any(quantized_layers(model)):
             check_on_quantized(load_method(self.config.method))
-        base_model = model_fingerprint(model)
-        if self.folder.state is not None and self.folder.state.base_model != base_model:
-            raise InputError(f"{self.folder.path}: is the run of another base model; accepted: the one it began with")
+        base_model, model_settings = model_fingerprint(model), describe_model(model, tokenizer)
+        check_model(self.folder, base_model, model_settings)
         if getattr(model, "hf_device_map", None) is None:
             model.to(device)  # type: ignore[arg-type]  # transformers
         self.model = model
@@ -134,7 +135,8 @@ class ContinualLearner:
             self._shard()
         if self.folder.state is None:
             with self.folder.locked():
-                self.folder.start(base_model, self.config, new_record(self.config, self.folder.path))
+                record = new_record(self.config, self.folder.path)
+                self.folder.start(base_model, self.config, record, model_settings)
         self.record = self.folder.record()
         self.tasks, self.unseen = self.folder.tasks(), self.folder.unseen()
         self._inputs = self.folder.inputs()

@@ -81,6 +81,7 @@ class RunState:
         after: folder of the last finished stage, relative to the run folder and within it; None before the first.
         flight: folder of the training in flight, likewise.
         unseen: every task that is measured and never learnt.
+        model_settings: of the base model and its tokenizer.
 
     Raises:
         ValueError: more tasks are learnt than known.
@@ -94,6 +95,7 @@ class RunState:
     after: Annotated[str, Field(pattern=rf"{_TASK_FOLDER}/after$")] | None = None
     flight: Annotated[str, Field(pattern=rf"{_TASK_FOLDER}/step-[0-9]+$")] | None = None
     unseen: list[KnownTask] = field(default_factory=list)
+    model_settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.stages > len(self.tasks):
@@ -172,13 +174,15 @@ class RunFolder:
         self._tidy()
 
     @_by_first_rank
-    def start(self, base_model: str, config: RunConfig, record: RunRecord) -> None:
+    def start(
+        self, base_model: str, config: RunConfig, record: RunRecord, model_settings: Mapping[str, Any] | None = None
+    ) -> None:
         """Make the folder of a new run."""
         write_text_atomically(self.path / CONFIG, config.to_yaml())
         write_json(self.path / ENVIRONMENT, record.environment)
         write_text_atomically(self.path / CHECKSUMS, checksums_of(self.path, (CONFIG, ENVIRONMENT)))
         record.save(self.path / RECORD)
-        self._write_state(RunState(base_model))
+        self._write_state(RunState(base_model, model_settings=dict(model_settings or {})))
 
     def config(self) -> RunConfig:
         """The resolved configuration of the run."""
@@ -338,6 +342,7 @@ class RunFolder:
             "after": state.after,
             "flight": state.flight,
             "unseen": [vars(task) for task in state.unseen],
+            "model_settings": state.model_settings,
         }
         write_json(self.path / STATE, sealed(content))
         self.state = state

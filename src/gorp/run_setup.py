@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import platform
 import subprocess
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gorp._ranks import ranks
 from gorp.backbones import Backbone, load_backbone
@@ -34,6 +37,7 @@ FREE_SETTINGS = (
     "training.save_every",
     "training.parallel",
 )
+_OF_THIS_MACHINE = ("transformers_version", "dtype", "torch_dtype", "use_cache")
 
 
 def load_stream(config: RunConfig) -> TaskStream:
@@ -111,6 +115,32 @@ def settle_config(folder: RunFolder, method: str | None, config: RunConfig | Non
     if different := first_difference(given, saved):
         raise InputError(f"{folder.path}: is a run with {different}; choose another folder, or put the setting back")
     return given
+
+
+def describe_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """The settings that a base model and its tokenizer come with, and a sha256 of the vocabulary, by dotted key."""
+    settings = flatten(json.loads(model.config.to_json_string(use_diff=False)))
+    kept = {key: value for key, value in settings.items() if key not in _OF_THIS_MACHINE and not key.startswith("_")}
+    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
+    return {**kept, "vocabulary": hashlib.sha256(vocabulary.encode()).hexdigest()}
+
+
+def check_model(folder: RunFolder, fingerprint: str, settings: Mapping[str, Any]) -> None:
+    """Refuse the folder of a run of another base model. Settings that only one of two versions knows are no difference.
+
+    Raises:
+        InputError: weights, vocabulary or settings are not those that the run began with.
+    """
+    state = folder.state
+    if state is None:
+        return
+    other = "other weights" if state.base_model != fingerprint else None
+    for key in sorted(settings.keys() & state.model_settings.keys()):
+        if settings[key] != state.model_settings[key]:
+            told = f"{key} = {state.model_settings[key]!r}, not {settings[key]!r}"
+            other = other or ("another vocabulary" if key == "vocabulary" else told)
+    if other:
+        raise InputError(f"{folder.path}: is the run of another base model ({other}); accepted: the one it began with")
 
 
 def first_difference(given: RunConfig, saved: RunConfig, free: Sequence[str] = FREE_SETTINGS) -> str | None:
