@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz lint clean
+.PHONY: help demo test faults faults-nightly fuzz lint clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(BIN)/python:
 	@echo "making $(VENV) with $$($(PYTHON) --version)"
@@ -32,6 +32,12 @@ test: $(VENV)/.dev  ## the fast tests; `make test PYTEST_ARGS='-m slow'` for the
 
 fuzz: $(VENV)/.dev  ## ten thousand configs, rows, spaces and run folders that may be anything; about half an hour
 	GORP_FUZZ=$${GORP_FUZZ:-10000} OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz
+
+faults: $(VENV)/.dev  ## every fault at every moment of a run, as a table; about ten minutes on two cores
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m faults $(FAULTS_ARGS)
+
+faults-nightly: $(VENV)/.dev  ## 200 random kills over a run of five tasks
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m faults --kills 200 $(FAULTS_ARGS)
 
 lint: $(VENV)/.dev  ## style and strict types
 	$(BIN)/ruff check .

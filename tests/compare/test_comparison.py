@@ -22,6 +22,7 @@ from gorp.compare.results import read_results
 from gorp.errors import GorpError, InputError
 from gorp.files import locked
 from gorp.learner import run_stream
+from gorp.preemption import Stopped
 
 SOURCES = str(Path(__file__).parents[2] / "src")
 
@@ -121,7 +122,8 @@ def test_what_is_kept_elsewhere_is_not_run_again(file, tmp_path):
     assert not gone.was_made_with(experiment.config(cell))
 
 
-def test_killed_with_its_children_it_goes_on(file, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_ended_with_its_children_it_goes_on(file, tmp_path, number):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "gorp", "compare", str(file), "--out", str(out), "--only", "fixed"]
     started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -131,8 +133,12 @@ def test_killed_with_its_children_it_goes_on(file, tmp_path):
     with pytest.raises(GorpError, match=rf"process {started.pid} compares there"), locked(out / LOCK, COMPARES):
         pass
     children = _children(started.pid)
-    os.kill(started.pid, signal.SIGKILL)
-    started.communicate()
+    os.kill(started.pid, number)
+    _, said = started.communicate()
+    if number == signal.SIGTERM:
+        assert (started.returncode, said.splitlines()[-1]) == (0, f"gorp: {Stopped(number)}")
+        (log,) = out.glob("cells/fixed/*/0/cell.log")
+        assert log.read_text().splitlines()[-1] == f"gorp: {Stopped(number)}"
     deadline = time.monotonic() + 20
     while any(Path(f"/proc/{child}/cmdline").exists() for child in children) and time.monotonic() < deadline:
         time.sleep(0.05)

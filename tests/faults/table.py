@@ -1,0 +1,405 @@
+"""Every cell of the fault table: what is done, and what has to follow.
+
+A run that is disturbed goes on to the identical record, or stops with one clear message and the last good state intact:
+the same command, once the cause is gone, ends in the identical record. Where the table says ``-``:
+
+- disk full: no file is written at that moment, and whatever is next has a row of its own.
+- read-only: likewise, but for two moments that show that the next file is then refused.
+- clock jumps last until the run ends; two processes meet anywhere between two files: a few moments stand for all.
+- NaN and Inf enter by the loss, a gradient or an activation, which there are in steps, and activations in evaluation.
+  What a space is extended by and what is merged is summed from finite steps; files hold what was computed before.
+- damage befalls files that lie on the disk, at no moment of a run. ``environment.json`` and ``report.html`` are for
+  people; nothing is read from them.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from faults import disturbances as do
+from faults.child import Inject, Outcome
+from faults.moments import AT_START, IN_SECOND_TASK, Moment, at_call, renamed
+from faults.tiny_run import TinyRun, assert_finite, assert_identical, copy, tree
+from gorp.report.record import RunRecord
+
+SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "Ctrl-C": signal.SIGINT}
+DAMAGES = ("bit flipped", "truncated", "emptied", "missing")
+FLIPS = 9
+DISKS = (16, 150, 300, 500, 700)
+FIRST_TASK_LEARNT = renamed("gradient_space.safetensors", 2, "").arm
+#: Steps of the second task, from 0; new directions are chosen every two.
+SKIPPED = {"first step": range(1), "plain step": range(1, 2), "refresh step": range(2, 3), "five steps": range(1, 6)}
+LEAN_MOMENTS = ("task start", "refresh step", "space extension", "evaluation")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell; ``check`` is given a folder of its own and says what happened; AssertionError if that is wrong."""
+
+    row: str
+    column: str
+    check: Callable[[Path], str]
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """A run of the tiny run: as it is with its first task learnt, and as it ends.
+
+    Attributes:
+        inject: what gives it gradients that say little.
+        settings: ``key=value`` overrides.
+    """
+
+    folder: Path
+    inject: Inject | None = None
+    settings: tuple[str, ...] = ()
+
+    @property
+    def first(self) -> Path:
+        """The run with its first task learnt."""
+        return self.folder / "first"
+
+    @property
+    def whole(self) -> Path:
+        """The run at its end."""
+        return self.folder / "whole"
+
+    def make(self, run: TinyRun) -> None:
+        """Run, stop after the first task, go on from a copy of that."""
+        stop = partial(FIRST_TASK_LEARNT, do.send(signal.SIGKILL))
+        outcome = run.run(self.first, partial(both, self.inject, stop), *self.settings)
+        assert outcome.code == -signal.SIGKILL, f"the first task was never learnt: {outcome}"
+        run.finish(copy(self.first, self.whole), self.inject, *self.settings)
+
+
+class Table:
+    """The cells, over one tiny run and what it comes to undisturbed.
+
+    Args:
+        run: the tiny run, made.
+        folder: where the undisturbed runs are.
+    """
+
+    def __init__(self, run: TinyRun, folder: Path) -> None:
+        self.run, self.folder = run, folder
+        self.plain = Undisturbed(folder / "plain")
+        self.lean = {name: Undisturbed(folder / name, *how) for name, how in LEAN.items()}
+        self.stopped = folder / "stopped"
+
+    def prepare(self) -> None:
+        """Make the undisturbed runs, and one that stands in its second task."""
+        for undisturbed in (self.plain, *self.lean.values()):
+            undisturbed.make(self.run)
+        stop = partial(at_call("gorp.run_folder:RunFolder.save_flight", 2, after=True), do.send(signal.SIGKILL))
+        assert self.run.run(copy(self.plain.first, self.stopped), stop).code == -signal.SIGKILL
+        assert (self.stopped / "task-02-animal" / "step-000004").exists()
+        for steps in SKIPPED.values():
+            self.run.run(copy(self.plain.first, self._skipping(steps)), do.spoil_loss(math.nan, steps))
+            self.run.finish(self._skipping(steps))
+
+    def cells(self) -> Iterator[Cell]:
+        """All of them, in the order of the table."""
+        for moment in (*AT_START, *IN_SECOND_TASK):
+            for name, number in SIGNALS.items():
+                yield Cell(moment.name, name, partial(self._signal, moment, number))
+            if moment.writes:
+                yield Cell(moment.name, "disk full", partial(self._disk_full, moment))
+            if moment.writes or moment.name in ("task start", "evaluation"):
+                yield Cell(moment.name, "read-only", partial(self._read_only, moment))
+            if not moment.writes or moment.name == "flight.safetensors":
+                yield Cell(moment.name, "clock jumps", partial(self._clock, moment))
+                yield Cell(moment.name, "two processes", partial(self._two_processes, moment))
+        for file in self._files():
+            for damage in DAMAGES:
+                yield Cell(file, damage, partial(self._damage, file, damage))
+        for value in (math.nan, math.inf):
+            for row, steps in SKIPPED.items():
+                for what, spoil in SPOILS.items():
+                    yield Cell(f"{row}, {value}", what, partial(self._not_finite, spoil, value, steps))
+            yield Cell(f"evaluation, {value}", "activation", partial(self._not_finite_answers, value))
+        for name, undisturbed in self.lean.items():
+            for moment in (moment for moment in IN_SECOND_TASK if moment.name in LEAN_MOMENTS):
+                yield Cell(name, moment.name, partial(self._lean, undisturbed, moment))
+        for name, change in CHANGES.items():
+            yield Cell(name, "before going on", partial(self._changed, change))
+        for kilobytes in DISKS:
+            yield Cell(f"disk of {kilobytes} kB", "as it fills", partial(self._small_disk, kilobytes))
+
+    def _skipping(self, steps: range) -> Path:
+        return self.folder / f"skipping-{steps.start}-{steps.stop}"
+
+    def _begin(self, moment: Moment, out: Path) -> None:
+        """Take up the run where the moment is still to come."""
+        if moment in IN_SECOND_TASK:
+            copy(self.plain.first, out)
+
+    def _assert_as_undisturbed(self, out: Path) -> None:
+        self.run.finish(out)
+        assert_identical(out, self.plain.whole)
+
+    # a run is ended or hindered at a moment
+
+    def _signal(self, moment: Moment, number: signal.Signals, out: Path) -> str:
+        self._begin(moment, out)
+        outcome = self.run.run(out, partial(moment.arm, do.send(number)))
+        if number == signal.SIGKILL:
+            assert outcome.code == -signal.SIGKILL, f"{moment.name} never came: ended with {outcome.code}"
+        else:
+            said = "interrupted" if number == signal.SIGINT else "stopped by SIGTERM"
+            self._assert_stopped(outcome, 130 if number == signal.SIGINT else 0, said)
+            self._assert_nothing_lost(moment, out)
+        self._assert_as_undisturbed(out)
+        return "identical"
+
+    @staticmethod
+    def _assert_nothing_lost(moment: Moment, out: Path) -> None:
+        """A signal amid a step lets it end and be saved, though it is not one that is saved by its number."""
+        if moment.name == "refresh step":
+            assert (out / "task-02-animal" / "step-000003").exists(), "the step at hand was not saved"
+
+    def _clock(self, moment: Moment, out: Path) -> str:
+        self._begin(moment, out)
+        outcome = self.run.run(out, partial(moment.arm, do.jump_clocks))
+        assert outcome.code == 0 and not outcome.said, f"ended with {outcome.code}: {outcome.said}"
+        assert_identical(out, self.plain.whole)
+        return "identical"
+
+    def _disk_full(self, moment: Moment, out: Path) -> str:
+        assert moment.writes is not None
+        self._begin(moment, out)
+        outcome = self.run.run(out, partial(moment.writes, do.fill_disk))
+        self._assert_stopped(outcome, 1, str(out))
+        self._assert_as_undisturbed(out)
+        return "message"
+
+    def _read_only(self, moment: Moment, out: Path) -> str:
+        self._begin(moment, out)
+        out.mkdir(exist_ok=True)
+        outcome = self.run.run(out, partial((moment.writes or moment.arm), do.make_read_only(out)))
+        do.make_writable(out)
+        self._assert_stopped(outcome, 1, str(out))
+        self._assert_as_undisturbed(out)
+        return "message"
+
+    def _two_processes(self, moment: Moment, out: Path) -> str:
+        """The first waits at the moment until the second has come and gone."""
+        self._begin(moment, out)
+        arrived, go_on = os.pipe(), os.pipe()
+
+        def wait() -> None:
+            os.write(arrived[1], b".")
+            os.read(go_on[0], 1)
+
+        first = self.run.start(self.run.arguments(out), partial(moment.arm, wait))
+        os.read(arrived[0], 1)
+        second = self.run.run(out)
+        os.write(go_on[1], b".")
+        outcome = first.wait()
+        if moment.name in ("model loading", "report"):  # the first has not opened the folder yet, or is done with it
+            assert (second.code, second.said) == (0, ""), f"the second ended with {second.code}: {second.said}"
+        else:
+            self._assert_stopped(second, 1, f"process {first.pid} works on this run")
+        assert outcome.code == 0 and not outcome.said, f"the first ended with {outcome.code}: {outcome.said}"
+        assert_identical(out, self.plain.whole)
+        return "identical"
+
+    # files are damaged
+
+    def _files(self) -> list[str]:
+        """The files that a run is gone on with from, by their path in the run folder."""
+        unread = ("run.lock", "environment.json", "report.html")
+        files = (path for path in self.stopped.rglob("*") if path.is_file() and path.name not in unread)
+        kept = {str(path.relative_to(self.stopped)) for path in files}
+        return sorted(kept, key=lambda name: (name.count("/"), name))
+
+    def _damage(self, file: str, damage: str, out: Path) -> str:
+        if damage == "bit flipped":
+            size = (self.stopped / file).stat().st_size
+            places = sorted({min(size - 1, size * part // (FLIPS - 1)) for part in range(FLIPS)})
+            outcomes = {self._damaged(file, partial(flip, place), out / str(place)) for place in places}
+            return " or ".join(sorted(outcomes))
+        way = {"truncated": partial(cut, 0.5), "emptied": partial(cut, 0.0), "missing": Path.unlink}[damage]
+        return self._damaged(file, way, out)
+
+    def _damaged(self, file: str, way: Callable[[Path], object], out: Path) -> str:
+        copy(self.stopped, out)
+        way(out / file)
+        before = tree(out)
+        outcome = self.run.run(out)
+        if outcome.code == 0:
+            assert not outcome.said, f"ended with 0, saying {outcome.said}"
+            if not (out / file).exists() and file.endswith("checksums.json"):  # as in the run of an earlier version
+                shutil.copyfile(self.stopped / file, out / file)
+            assert_identical(out, self.plain.whole)
+            return "identical"
+        name = Path(file).name
+        if name == "checksums.json":  # what it is damaged in is a file beside it, to all appearances
+            name = str(Path(file).parent) if "/" in file else str(out)
+        self._assert_stopped(outcome, 2, name)
+        assert tree(out) == before, "the refused run has changed the folder"
+        if "step-" in file:  # the message says that the flight may be deleted
+            assert "or delete" in outcome.said, outcome.said
+            shutil.rmtree((out / file).parent)
+        else:
+            shutil.copyfile(self.stopped / file, out / file)
+        self._assert_as_undisturbed(out)
+        return "message"
+
+    # numbers that are not finite, and gradients that say little
+
+    def _not_finite(self, spoil: do.Spoil, value: float, steps: range, out: Path) -> str:
+        """The steps are skipped and counted, however they were spoilt, and nothing else differs."""
+        outcome = self.run.run(copy(self.plain.first, out), spoil(value, steps))
+        if len(steps) >= 5:
+            self._assert_stopped(outcome, 1, "not finite in 5 steps in a row")
+            self.run.finish(out)
+        else:
+            assert outcome.code == 0 and not outcome.said, f"ended with {outcome.code}: {outcome.said}"
+        assert RunRecord.load(out).stages[1].skipped_steps == len(steps), "skipped steps are not counted"
+        assert_finite(out)
+        assert_identical(out, self._skipping(steps), ignored=("skipped_refreshes",))
+        return "message" if len(steps) >= 5 else "skipped"
+
+    def _not_finite_answers(self, value: float, out: Path) -> str:
+        outcome = self.run.run(copy(self.plain.first, out), do.spoil_answers(value, 1))
+        self._assert_stopped(outcome, 1, "not finite")
+        self._assert_as_undisturbed(out)
+        return "message"
+
+    def _lean(self, undisturbed: Undisturbed, moment: Moment, out: Path) -> str:
+        """Nothing is poisoned; killed and gone on with it comes to the same."""
+        inject, settings = undisturbed.inject, undisturbed.settings
+        killed = partial(both, inject, partial(moment.arm, do.send(signal.SIGKILL)))
+        outcome = self.run.run(copy(undisturbed.first, out), killed, *settings)
+        assert outcome.code == -signal.SIGKILL, f"{moment.name} never came: {outcome}"
+        self.run.finish(out, inject, *settings)
+        assert_finite(out)
+        assert_identical(out, undisturbed.whole)
+        return "identical"
+
+    # something else than before
+
+    def _changed(self, change: Callable[[TinyRun], None], out: Path) -> str:
+        other = TinyRun(out.with_name(out.name + "-other"))
+        for path in (self.run.model, self.run.data):
+            shutil.copytree(path, other.folder / path.name)
+        stream, own = other.data / "stream.yaml", other.config
+        own.write_text(self.run.config.read_text().replace(str(self.run.folder), str(other.folder)))
+        copy(self.stopped, out)
+        before = tree(out)
+        content = tree(other.folder)
+        change(other)
+        self._assert_stopped(other.run(out), 2, "")
+        assert tree(out) == before, "the refused run has changed the folder"
+        for name, bytes_ in content.items():
+            (other.folder / name).write_bytes(bytes_)
+        assert stream.exists()
+        other.finish(out)
+        assert_identical(out, self.plain.whole)
+        return "message"
+
+    def _small_disk(self, kilobytes: int, out: Path) -> str:
+        """A file system of its own that fills up, and is then made larger."""
+        out.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "none", str(out)]
+        if subprocess.run(mount, capture_output=True, check=False).returncode:
+            return "- (no right to mount)"
+        try:
+            run = out / "run"
+            self._assert_stopped(self.run.run(run), 1, "No space left on device")
+            subprocess.run(["mount", "-o", "remount,size=64m", str(out)], check=True)
+            self._assert_as_undisturbed(run)
+        finally:
+            subprocess.run(["umount", str(out)], check=True)
+        return "message"
+
+    @staticmethod
+    def _assert_stopped(outcome: Outcome, code: int, named: str) -> None:
+        """One message, no traceback, and the code that goes with it."""
+        assert outcome.code == code, f"ended with {outcome.code}, not {code}: {outcome.said.strip()[-600:]}"
+        assert len(outcome.lines) == 1 and outcome.said.startswith("gorp: "), f"said {outcome.said!r}"
+        assert named in outcome.said, f"does not name {named}: {outcome.said!r}"
+
+
+SPOILS: dict[str, do.Spoil] = {
+    "loss": do.spoil_loss,
+    "gradient": do.spoil_gradient,
+    "activation": do.spoil_activations,
+}
+LEAN: dict[str, tuple[Inject | None, tuple[str, ...]]] = {
+    "zero gradients": (do.no_gradient, ()),
+    "rank-deficient gradients": (do.one_row, ()),
+    "a full space": (None, ("gorp.max_share=0.1",)),
+    "a space without room": (None, ("gorp.max_share=0.01",)),
+}
+
+
+def both(first: Inject | None, second: Inject) -> None:
+    """Disturb a child in two ways."""
+    if first:
+        first()
+    second()
+
+
+def flip(place: int, path: Path) -> None:
+    """Turn over a bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1 << place % 8
+    path.write_bytes(content)
+
+
+def cut(share: float, path: Path) -> None:
+    """Leave so much of a file."""
+    os.truncate(path, int(share * path.stat().st_size))
+
+
+def _edit(name: str, old: str, new: str) -> Callable[[TinyRun], None]:
+    def change(run: TinyRun) -> None:
+        path = run.folder / name
+        text = path.read_text()
+        assert old in text, f"{name} has no {old!r}"
+        path.write_text(text.replace(old, new, 1))
+
+    return change
+
+
+def _another_model(run: TinyRun) -> None:
+    """One bit of one weight."""
+    path = run.model / "model.safetensors"
+    flip(path.stat().st_size - 5, path)
+
+
+CHANGES: dict[str, Callable[[TinyRun], None]] = {
+    "a training row changed": _edit("data/animal-train.jsonl", "red", "green"),
+    "a test row changed": _edit("data/colour-test.jsonl", '"text": "', '"text": "big '),
+    "a row of an unseen task changed": _edit("data/act-test.jsonl", '"text": "', '"text": "big '),
+    "a data file gone": lambda run: (run.data / "animal-train.jsonl").unlink(),
+    "a label added": _edit("data/stream.yaml", "labels: [cat,", "labels: [fish, cat,"),
+    "an instruction changed": _edit("data/stream.yaml", "What animal", "Which animal"),
+    "another base model": _another_model,
+    "another tokenizer": _edit("model/tokenizer.json", '"cat"', '"cow"'),
+    "another setting of the model": _edit(
+        "model/config.json", '"layer_norm_epsilon": 1e-06', '"layer_norm_epsilon": 0.1'
+    ),
+    "another setting of the run": _edit("run.yaml", "lr: 0.01", "lr: 0.02"),
+}
+
+
+def run_cell(cell: Cell) -> tuple[bool, str]:
+    """Whether a cell is green, and what happened."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return True, cell.check(Path(folder) / "run")
+        except AssertionError as error:
+            return False, str(error)
+        except Exception as error:  # a cell that breaks is red, and the others go on
+            return False, f"{type(error).__name__}: {error}"
