@@ -68,7 +68,7 @@ def test_ended_again_and_again(tiny_models, tiny_stream, tmp_path, monkeypatch, 
     fuse, generator = Fuse(monkeypatch), random.Random(method)
     record = None
     while record is None:
-        fuse.left = generator.randint(1, 30)  # up to the 24 that making tasks known takes
+        fuse.left = generator.randint(1, 40)  # up to the 33 that making tasks known takes
         try:
             record = run_stream(config, tmp_path / "ended", tasks)
         except Killed:

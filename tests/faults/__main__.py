@@ -86,7 +86,7 @@ def _word(verdict: tuple[bool, str] | None) -> str:
 def main() -> int:
     """Run what is asked for; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="cells whose row or column contains this")
+    parser.add_argument("--only", default="", help="cells whose row or column contains this, or one of A|B|C")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="cells at a time")
     parser.add_argument("--kills", type=int, default=0, help="instead of the table, so many random kills")
     parser.add_argument("--seed", type=int, default=0, help="of the random kills")
@@ -104,7 +104,8 @@ def main() -> int:
         warm_up(run.arguments(Path(folder) / "warm"))
         table = Table(run, Path(folder))
         table.prepare()
-        cells = [cell for cell in table.cells() if given.only in cell.row or given.only in cell.column]
+        parts = given.only.split("|")
+        cells = [cell for cell in table.cells() if any(part in f"{cell.row} x {cell.column}" for part in parts)]
         verdicts = run_cells(cells, given.workers, console)
     for grid in to_grids({(cell.row, cell.column): verdicts[cell.row, cell.column] for cell in cells}):
         console.print(grid)

@@ -37,7 +37,7 @@ class TinyRun:
         in_a_child(self._save_model)
         stream = write_stream(self.data)
         head, *entries = stream.read_text().split("  - ")
-        entries += [entry.replace("name: ", "name: again-", 1) for entry in entries[: tasks - len(entries)]]
+        entries += [entry.replace("name: ", "name: again-", 1) for entry in entries[: max(0, tasks - len(entries))]]
         learnt, measured = (["  - " + entry for entry in part] for part in (entries[:tasks], entries[tasks:]))
         stream.write_text("".join([head, *learnt, *(["unseen:\n", *measured] if measured else [])]))
         self.config.write_text(SETTINGS.format(model=self.model, stream=stream))
