@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from gorp.encoding import answer_loss
 from gorp.learner import run_stream
+from gorp.progress import SilentProgress
 from gorp.report.record import RunRecord
 from gorp.run_config import RunConfig
 from gorp.run_setup import load_stream
@@ -88,6 +90,25 @@ def test_ended_again_and_again(tiny_models, tiny_stream, tmp_path, monkeypatch, 
             assert torch.equal(layer.basis, spaces[1].layers[name].basis)
     leftovers = [path for path in (tmp_path / "ended").rglob("*") if "unfinished" in path.name or "step-" in path.name]
     assert not leftovers
+
+
+class Ends(SilentProgress):
+    """Ends the process after three steps of the first task."""
+
+    def training_step(self, step, loss=None):
+        if step == 3:
+            raise Killed
+
+
+def test_skipped_refreshes_are_counted_across_a_resume(tiny_models, tiny_stream, tmp_path, monkeypatch):
+    config = settings(tiny_models, tiny_stream, "gorp")
+    tasks = load_stream(config)[:1]
+    monkeypatch.setattr("gorp.training.answer_loss", lambda logits, labels: answer_loss(logits, labels) * 0)
+    whole = run_stream(config, tmp_path / "whole", tasks)
+    assert whole.stages[0].skipped_refreshes > 0
+    with pytest.raises(Killed):
+        run_stream(config, tmp_path / "ended", tasks, Ends())
+    assert run_stream(config, tmp_path / "ended", tasks).comparable() == whole.comparable()
 
 
 KILLS = r"""

@@ -291,7 +291,7 @@ class ContinualLearner:
             self.folder.save_flight(index, flight.step, self._flight_content(flight, optimizer))
 
         train_task(self.model, self.method, optimizer, self.encoder, plan, self.progress, save, flight, random_then)
-        skipped_refreshes = self.method.skipped_refreshes
+        skipped_refreshes = flight.skipped_refreshes + self.method.skipped_refreshes
         watch = _Stopwatch()
         with passing_on(FullSpaceWarning, self.progress):
             self.method.end_task(task, index)
@@ -327,7 +327,7 @@ class ContinualLearner:
 
     def _flight_content(self, flight: Flight, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         return {
-            "flight": vars(flight),
+            "flight": vars(flight) | {"skipped_refreshes": flight.skipped_refreshes + self.method.skipped_refreshes},
             "weights": self.method.weights(),
             "optimizer": optimizer.state_dict(),
             "random": random_state(),

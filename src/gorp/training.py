@@ -53,6 +53,7 @@ class Flight:
         skipped: steps skipped because a loss or a gradient was not finite.
         skipped_in_a_row: of these, how many since the last good one.
         seconds: wall-clock time spent.
+        skipped_refreshes: that the method counted before it was last taken up from a save.
     """
 
     step: int = 0
@@ -60,6 +61,7 @@ class Flight:
     skipped: int = 0
     skipped_in_a_row: int = 0
     seconds: float = 0.0
+    skipped_refreshes: int = 0
 
     def loss_curve(self) -> list[tuple[int, float]]:
         """At most 100 points (step, loss), each the mean over a stretch of steps."""

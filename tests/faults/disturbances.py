@@ -82,7 +82,7 @@ Spoil = Callable[[float, range], Inject]
 
 def spoil_loss(value: float, steps: range) -> Inject:
     """The loss of these steps is NaN or infinite."""
-    return partial(_spoil_result, "gorp.training:_TaskTrainer.compute_loss", value, steps)
+    return partial(_spoil_result, "gorp.training:answer_loss", value, steps)
 
 
 def _spoil_result(target: str, value: float, calls: range) -> None:
@@ -91,7 +91,7 @@ def _spoil_result(target: str, value: float, calls: range) -> None:
     def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             result = function(*args, **kwargs)
-            return result + value if next(numbers) in calls else result
+            return result * value if next(numbers) in calls else result
 
         return wrapped
 
@@ -177,7 +177,7 @@ class _spoilt:  # noqa: N801 (a context manager)
 
 def no_gradient() -> None:
     """Every loss is constant: all gradients are zero."""
-    patch("gorp.training:_TaskTrainer.compute_loss", lambda loss: lambda *args, **kwargs: loss(*args, **kwargs) * 0.0)
+    patch("gorp.training:answer_loss", lambda loss: lambda *args, **kwargs: loss(*args, **kwargs) * 0.0)
 
 
 def one_row() -> None:

@@ -39,6 +39,7 @@ FIRST_TASK_LEARNT = renamed("gradient_space.safetensors", 2, "").arm
 #: Steps of the second task, from 0; new directions are chosen every two.
 SKIPPED = {"first step": range(1), "plain step": range(1, 2), "refresh step": range(2, 3), "five steps": range(1, 6)}
 LEAN_MOMENTS = ("task start", "refresh step", "space extension", "evaluation")
+FROZEN_MOMENTS = ("task start", "evaluation")  # layers without room are neither refreshed nor extended
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,8 @@ class Table:
                     yield Cell(f"{row}, {value}", what, partial(self._not_finite, spoil, value, steps))
             yield Cell(f"evaluation, {value}", "activation", partial(self._not_finite_answers, value))
         for name, undisturbed in self.lean.items():
-            for moment in (moment for moment in IN_SECOND_TASK if moment.name in LEAN_MOMENTS):
+            moments = LEAN_MOMENTS if undisturbed.inject else FROZEN_MOMENTS
+            for moment in (moment for moment in IN_SECOND_TASK if moment.name in moments):
                 yield Cell(name, moment.name, partial(self._lean, undisturbed, moment))
         for name, change in CHANGES.items():
             yield Cell(name, "before going on", partial(self._changed, change))
@@ -367,7 +369,7 @@ def _edit(name: str, old: str, new: str) -> Callable[[TinyRun], None]:
         path = run.folder / name
         text = path.read_text()
         assert old in text, f"{name} has no {old!r}"
-        path.write_text(text.replace(old, new, 1))
+        path.write_text(text.replace(old, new))
 
     return change
 
