@@ -246,6 +246,18 @@ def test_a_damaged_flight_may_be_deleted(folder):
     assert folder.flight() is None
 
 
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [("gradient_space.safetensors", RunFolder.stage_files), ("inputs.safetensors", RunFolder.inputs)],
+)
+def test_a_file_of_a_stage_that_is_gone_is_missed(folder, name, read):
+    add_tasks(folder)
+    finish_stage(folder)
+    (folder.path / "task-01-one" / "after" / name).unlink()
+    with pytest.raises(InputError, match=f"after/{name}: no such file"):
+        read(folder)
+
+
 def test_files_without_checksums_are_read(folder):
     add_tasks(folder)
     finish_stage(folder)

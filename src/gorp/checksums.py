@@ -50,6 +50,12 @@ def verify(path: Path) -> None:
         )
 
 
+def is_expected(path: Path) -> bool:
+    """Whether a file is there, or ``checksums.json`` beside it says that it should be."""
+    beside = path.with_name(CHECKSUMS)
+    return path.exists() or (beside.exists() and path.name in read_json(beside))
+
+
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
     """A JSON object with its own checksum in it."""
     return {**content, CHECKSUM: _digest_of(content)}

@@ -38,7 +38,7 @@ from gorp.checkpoint import (
     save_tensors,
     write_json,
 )
-from gorp.checksums import CHECKSUMS, checksums_of, sealed, unsealed, verify
+from gorp.checksums import CHECKSUMS, checksums_of, is_expected, sealed, unsealed, verify
 from gorp.errors import GorpError, InputError, first_problem
 from gorp.files import locked, read_json, write_text_atomically
 from gorp.report.record import RunRecord
@@ -276,7 +276,7 @@ class RunFolder:
             return None
         folder = self.path / name
         weights, method = (load_tensors(folder / f"{part}.safetensors") for part in ("weights", "method"))
-        space = GradientSpace.load(folder / SPACE) if (folder / SPACE).exists() else None
+        space = GradientSpace.load(folder / SPACE) if is_expected(folder / SPACE) else None
         return StageFiles(weights, method, space, {})
 
     def inputs(self) -> dict[str, dict[str, Tensor]]:
@@ -285,7 +285,7 @@ class RunFolder:
         state = self._state()
         for position, known in enumerate(state.tasks[: state.stages]):
             path = self.path / task_folder(position, known.name) / "after" / "inputs.safetensors"
-            if path.exists():
+            if is_expected(path):
                 inputs[known.name] = load_tensors(path)
         return inputs
 
