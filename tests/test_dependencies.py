@@ -32,7 +32,7 @@ def licence(name: str) -> bool:
         return FREE.issuperset(names)
     if any(classifier.startswith("License :: OSI Approved ::") for classifier in told.get_all("Classifier", [])):
         return True
-    return bool(re.match(r"(MIT|BSD|Apache|ISC|MPL|PSF)\b", told.get("License") or ""))
+    return bool(re.match(r"(MIT|(3-Clause )?BSD|Apache|ISC|MPL|PSF)\b", told.get("License") or ""))
 
 
 @pytest.mark.parametrize("name", sorted(PINS))

@@ -118,7 +118,7 @@ def test_a_damaged_space_is_refused(tmp_path, change, said) -> None:
     path = tmp_path / "space.safetensors"
     space_of().save(path)
     with safe_open(path, "pt") as file:
-        metadata = file.metadata()
+        metadata = {name: value for name, value in file.metadata().items() if name != "checksum"}
     tensors = {**load_file(path), **{name: value for name, value in change.items() if isinstance(value, torch.Tensor)}}
     save_file(tensors, path, {**metadata, **{name: value for name, value in change.items() if isinstance(value, str)}})
     with pytest.raises(InputError, match=rf"space\.safetensors: {said}"):

@@ -79,11 +79,13 @@ def unsealed(path: Path, content: Any) -> Any:
 
 
 def tensors_checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """SHA-256 of what a safetensors file holds, for its metadata; tensors on the CPU, of a type that numpy has."""
+    """SHA-256 of what a safetensors file holds, for its metadata; tensors on the CPU."""
+    import torch  # not above: the command line reads no tensors for --help
+
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

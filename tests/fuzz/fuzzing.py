@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -250,3 +251,12 @@ _FRAGMENTS = st.sampled_from(
         *(b"!!python/object/apply:os.system [exit]", b"2020-13-45", b"2020-01-01", b"\xed\xa0\x80", b"../", b"%TAG"),
     ]
 )
+
+
+def unsealed(content):
+    """The bytes of a safetensors file without the checksum in its metadata."""
+    length = struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8 : 8 + length])
+    del header["__metadata__"]["checksum"]
+    packed = json.dumps(header).encode()
+    return struct.pack("<Q", len(packed)) + packed + content[8 + length :]

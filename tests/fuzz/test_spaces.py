@@ -5,7 +5,7 @@ import struct
 
 import pytest
 import torch
-from fuzzing import HOSTILE, VALUES, attempt, changed, damaged, fuzzed, listing, other_tensors
+from fuzzing import HOSTILE, VALUES, attempt, changed, damaged, fuzzed, listing, other_tensors, unsealed
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,6 +39,7 @@ def valid(home):
 @st.composite
 def files(draw, valid):
     """Bytes damaged anywhere, a header changed key by key, metadata or tensors of other kinds."""
+    valid = draw(st.sampled_from([unsealed(valid), unsealed(valid), unsealed(valid), valid]))
     length = struct.unpack("<Q", valid[:8])[0]
     header, body = json.loads(valid[8 : 8 + length]), valid[8 + length :]
     how = draw(st.sampled_from(["bytes", "header", "metadata", "metadata", "tensors", "tensors"]))
