@@ -49,7 +49,7 @@ def main() -> None:
                 for key, now in saved[-1].items()
             }
             learner.method.load_weights(mixed)
-            scores.append(learner.evaluator.score(rows_of(task, split)))
+            scores.append(learner.learning.evaluator.score(rows_of(task, split)))
         columns = "  ".join(f"{score:{max(10, len(part))}.0f}" for part, score in zip(PARTS, scores, strict=True))
         print(f"{task.name:14} {matrix[position][position]:11.0f} {matrix[-1][position]:6.0f}  {columns}")
 

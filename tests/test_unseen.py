@@ -92,7 +92,7 @@ def test_a_task_keeps_its_metric(config, tasks, tmp_path):
     backbone = load_backbone(config.model)
     learner = ContinualLearner(backbone.model, backbone.tokenizer, run_dir=tmp_path, config=config)
     two_words = [replace(row, answer=f"{row.answer} cat") for row in tasks[0].test]
-    learner.evaluator.predict = lambda examples, on_step: [row.answer.split()[0] for row in examples]
+    learner.learning.evaluator.predict = lambda examples, on_step: [row.answer.split()[0] for row in examples]
     learner.learn(replace(tasks[0], test=two_words, metric="rouge_l"))
     assert learner.record.matrix == [[pytest.approx(200 / 3)]]
     assert learner.record.scored_by == {"colour": "rouge_l"}

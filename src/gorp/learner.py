@@ -10,21 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gorp._fsdp import shard
 from gorp._quantized import quantized_layers
-from gorp._ranks import ranks
-from gorp.checkpoint import fitting, model_fingerprint, random_state, seed_everything
+from gorp.checkpoint import model_fingerprint, seed_everything
 from gorp.errors import FullSpaceWarning, InputError, nearest
-from gorp.evaluation import Evaluator
 from gorp.interference import kept_directions, measure, stored_weights
 from gorp.launch import join_ranks
-from gorp.layer_inputs import collect_inputs
-from gorp.likelihood import check_likelihoods
-from gorp.matching import LabelMatcher, make_encoder
+from gorp.learning_model import LearningModel
 from gorp.methods import load_method
 from gorp.progress import Progress, SilentProgress, passing_on
 from gorp.report.record import RunRecord, Stage
@@ -46,8 +39,6 @@ from gorp.run_setup import (
 from gorp.tasks import Example, Task, TaskStream
 from gorp.tasks.task import Metric
 from gorp.training import Flight, Plan, train_task
-
-HELD_OUT_ROWS = 32
 
 
 def run_stream(
@@ -112,27 +103,8 @@ class ContinualLearner:
         if getattr(model, "hf_device_map", None) is None:
             model.to(device)  # type: ignore[arg-type]  # transformers
         self.model = model
-        training = self.config.training
-        self.encoder = make_encoder(model, tokenizer, training.max_source_length, training.max_target_length)
-        self.method = load_method(self.config.method)(self.config)
-        self.method.encoder = self.encoder
-        evaluation, prepare = self.config.evaluation, self.method.prepare
-        self.evaluator = Evaluator(
-            model, self.encoder, evaluation.batch_size, training.precision, prepare, evaluation.answers
-        )
-        if evaluation.answers == "options" and not isinstance(self.encoder, LabelMatcher):
-            check_likelihoods(model, self.encoder)
-        files = self.folder.stage_files()
-        seed_everything(self.config.seed, 0)
-        if files is None:
-            self.method.attach(model, None)
-        else:
-            with fitting(self.folder.path, "last finished task"):
-                self.method.attach(model, files.space)
-                self.method.load_weights(files.weights)
-                self.method.load_state(files.method)
-        if training.parallel == "shard" and ranks() > 1:
-            self._shard()
+        self.learning = LearningModel(model, tokenizer, self.config, self.folder.stage_files(), self.folder.path)
+        self.method, self.encoder = self.learning.method, self.learning.encoder
         if self.folder.state is None:
             with self.folder.locked():
                 record = new_record(self.config, self.folder.path)
@@ -140,19 +112,6 @@ class ContinualLearner:
         self.record = self.folder.record()
         self.tasks, self.unseen = self.folder.tasks(), self.folder.unseen()
         self._inputs = self.folder.inputs()
-
-    def _shard(self) -> None:
-        kept_whole = self.method.kept_whole()
-        if kept_whole is None:
-            raise InputError(
-                f"training.parallel 'shard' is not for method {self.method.name!r}; accepted: gorp, or 'replicate'"
-            )
-        if self.config.evaluation.answers == "options":
-            raise InputError(
-                "training.parallel 'shard' has all ranks call the model equally often, which evaluation.answers "
-                "'options' does not; accepted: 'generated'"
-            )
-        shard(self.model, kept_whole)
 
     @classmethod
     def of_run(
@@ -287,15 +246,14 @@ class ContinualLearner:
         self.progress.stage_started(index, task.name, plan.steps)
 
         def save(flight: Flight) -> None:
-            self.method.before_save()
-            self.folder.save_flight(index, flight.step, self._flight_content(flight, optimizer))
+            self.folder.save_flight(index, flight.step, self.learning.in_flight(flight, optimizer))
 
         train_task(self.model, self.method, optimizer, self.encoder, plan, self.progress, save, flight, random_then)
         skipped_refreshes = flight.skipped_refreshes + self.method.skipped_refreshes
         watch = _Stopwatch()
         with passing_on(FullSpaceWarning, self.progress):
             self.method.end_task(task, index)
-        inputs = {} if self.method.learns_jointly else self._held_out_inputs(task)
+        inputs = {} if self.method.learns_jointly else self.learning.held_out_inputs(task)
         stored_after = stored_weights(self.model, names)
         stored = {name: weight - stored_before[name] for name, weight in stored_after.items()} or None
         layers = measure(before, self.method.effective_weights(), kept, self.method.space, self._inputs, stored)
@@ -325,43 +283,21 @@ class ContinualLearner:
         self._inputs[task.name] = inputs
         self.progress.stage_finished(index, task.name, scores, sum(stage.seconds.values()))
 
-    def _flight_content(self, flight: Flight, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        return {
-            "flight": vars(flight) | {"skipped_refreshes": flight.skipped_refreshes + self.method.skipped_refreshes},
-            "weights": self.method.weights(),
-            "optimizer": optimizer.state_dict(),
-            "random": random_state(),
-        }
-
     def _take_up_flight(self, optimizer: torch.optim.Optimizer) -> tuple[Flight, dict[str, Any] | None]:
         """Put back a training that was interrupted; a new one if there is none."""
         saved = self.folder.flight()
-        if saved is None:
-            return Flight(), None
-        with fitting(self.folder.path, "task in flight"):
-            self.method.load_weights(saved["weights"])
-            optimizer.load_state_dict(saved["optimizer"])
-            return TypeAdapter(Flight).validate_python(saved["flight"]), saved["random"]
+        return (Flight(), None) if saved is None else self.learning.take_up(saved, optimizer)
 
     def _order_seed(self, index: int) -> int:
         return self.config.seed * 1000 + index
-
-    def _held_out_inputs(self, task: Task) -> dict[str, Tensor]:
-        rows = self.encoder.rows((task.validation or task.test)[:HELD_OUT_ROWS])
-        batches = (self.encoder.training_batch([row]) for row in rows)
-        on_device = ({key: value.to(self.model.device) for key, value in batch.items()} for batch in batches)
-        inputs = (self.encoder.forward_inputs(self.method.prepare(batch)) for batch in on_device)
-        return collect_inputs(self.model, self.method.layer_names(), inputs)
 
     def score(self, examples: Sequence[Example], name: str, metric: Metric = "exact_match") -> float | None:
         """Score in percent on examples of any kind, reported under ``name``; None if there are none."""
         if not examples:
             return None
         known = [task.name for task in self.tasks]
-        self.method.select(known.index(name) if name in known else None)
-        on_step = partial(self.progress.evaluation_step, name)
-        score = self.evaluator.score(examples, on_step, metric)
-        self.method.select(None)
+        position = known.index(name) if name in known else None
+        score = self.learning.score(examples, position, metric, partial(self.progress.evaluation_step, name))
         self.progress.task_evaluated(name, score)
         return score
 

@@ -18,10 +18,12 @@ class Stopped(BaseException):
     """The process was asked to end. No error, so that nothing which deals with errors goes on in spite of it.
 
     Attributes:
+        number: the signal's.
         exit_code: 130 after Ctrl-C, as shells expect; else 0, for whoever starts preempted jobs again.
     """
 
     def __init__(self, number: int) -> None:
+        self.number = number
         interrupted = number == signal.SIGINT
         self.exit_code = 130 if interrupted else 0
         cause = "interrupted" if interrupted else f"stopped by {signal.Signals(number).name}"

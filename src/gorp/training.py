@@ -34,7 +34,7 @@ from gorp.errors import GorpError
 from gorp.evaluation import autocast
 from gorp.methods.base import Method
 from gorp.optimizer import gradients_are_finite
-from gorp.preemption import asked, until_the_step_ends
+from gorp.preemption import Stopped, asked, until_the_step_ends
 from gorp.progress import Progress
 from gorp.run_config import TrainingConfig
 
@@ -315,7 +315,7 @@ class _Keeper(TrainerCallback):
         now = time.monotonic()
         flight.seconds, self.started = flight.seconds + now - self.started, now
         self.progress.training_step(flight.step, flight.losses[-1][1] if flight.losses else None)
-        hopeless, stop = flight.skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW, asked()
+        hopeless, stop = flight.skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW, asked_of_any_rank()
         if hopeless or stop or flight.step % plan.config.save_every == 0 or flight.step == plan.steps:
             self.save(flight)
         if hopeless:
@@ -326,6 +326,13 @@ class _Keeper(TrainerCallback):
             )
         if stop:
             raise stop
+
+
+def asked_of_any_rank() -> Stopped | None:
+    """`asked`, the same on all ranks: they save together or not at all."""
+    stop = asked()
+    number = max(of_all_ranks(stop.number if stop else 0))
+    return Stopped(number) if number else None
 
 
 @contextmanager

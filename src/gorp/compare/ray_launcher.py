@@ -133,7 +133,7 @@ class RayProcess:
         self._token.unlink(missing_ok=True)
 
     def wait(self) -> None:
-        """Return when the cell's process has ended; one that has not within ten seconds is killed, if its node answers."""
+        """Return when the cell's process has ended; one that has not within ten seconds is killed."""
         if not ray.wait([self._task], timeout=_SECONDS_TO_END)[0]:
             ray.cancel(self._task, force=True)
 
