@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Set
 from typing import cast
 
@@ -22,21 +23,24 @@ def shard(model: nn.Module, kept_whole: Set[nn.Parameter]) -> None:
         kept_whole: parameters that every rank goes on to have.
 
     Raises:
-        InputError: this torch cannot keep parameters whole.
+        InputError: this torch cannot keep parameters whole, or the model names no blocks.
     """
     from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-    try:
-        from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
-    except ImportError:
-        raise InputError(
-            f"training.parallel 'shard' needs torch 2.7 or later, and this is {torch.__version__}"
-        ) from None
+    if "ignored_params" not in inspect.signature(fully_shard).parameters:
+        raise InputError(f"training.parallel 'shard' needs a later torch than {torch.__version__}")
     device = next(model.parameters()).device
     mesh = init_device_mesh(device.type, (ranks(),))
     blocks = set(getattr(model, "_no_split_modules", None) or ())
-    for module in [*(part for part in model.modules() if type(part).__name__ in blocks), model]:
-        fully_shard(module, mesh=mesh, ignored_params=set(kept_whole))
+    parts = [part for part in model.modules() if type(part).__name__ in blocks]
+    if not parts:
+        raise InputError(
+            f"training.parallel 'shard' gathers a model block by block, and {type(model).__name__} names none "
+            "(_no_split_modules); accepted: 'replicate'"
+        )
+    for module in [*parts, model]:
+        fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=set(kept_whole))
     if hasattr(model, "generate"):
         register_fsdp_forward_method(model, "generate")
     for module in model.modules():

@@ -39,7 +39,7 @@ def mean_over_ranks(tensors: Sequence[Tensor]) -> list[Tensor]:
         places = [place for place, tensor in enumerate(tensors) if tensor.dtype is dtype]
         message = torch.cat([tensors[place].reshape(-1) for place in places])
         dist.all_reduce(message)
-        parts = (message / ranks()).split([tensors[place].numel() for place in places])
+        parts = message.div_(ranks()).split([tensors[place].numel() for place in places])
         for place, part in zip(places, parts, strict=True):
             means[place] = part.view(tensors[place].shape)
     return means
@@ -82,15 +82,15 @@ def on_first_rank(write: Callable[[], None]) -> None:
     """Do what one replica alone may do, such as writing a file that all of them read; the others wait for it.
 
     Raises:
-        GorpError: it could not be done; on all of them, each with the first one's message.
+        GorpError: it could not be done; on the first what it raised, on the others with that message.
     """
-    failed: GorpError | None = None
+    failed: BaseException | None = None
     try:
         if rank() == 0:
             write()
-    except GorpError as error:
+    except BaseException as error:  # whatever it is, the others must not wait for ever
         failed = error
-    told = of_all_ranks(str(failed or ""))[0]
+    told = of_all_ranks("" if failed is None else str(failed) or type(failed).__name__)[0]
     if failed is not None:
         raise failed
     if told:

@@ -39,12 +39,12 @@ def gathered(part: Tensor, like: Tensor) -> Tensor:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor, on every rank."""
+    """All of a tensor, on every rank; of one that is spread, in its main memory."""
     if not is_spread(tensor):
         return tensor
     if tensor.dtype is torch.int16:  # which no backend has messages of
-        return torch.cat(rows_of_ranks(own_part(tensor).view(torch.uint8))).view(torch.int16)
-    return tensor.full_tensor()  # type: ignore[attr-defined]
+        return torch.cat(rows_of_ranks(own_part(tensor).view(torch.uint8))).view(torch.int16).cpu()
+    return tensor.full_tensor().cpu()  # type: ignore[attr-defined]
 
 
 def load_whole(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:

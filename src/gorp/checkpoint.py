@@ -137,7 +137,10 @@ def publish_folder(unfinished: Path, final: Path) -> None:
 
 
 def random_state() -> dict[str, Any]:
-    """The states of python's, numpy's and torch's random number generators, as tensors and plain values."""
+    """The states of python's, numpy's and torch's random number generators, as tensors and plain values.
+
+    Of several devices the one that this process works on counts, so that any number of them can go on from it.
+    """
     version, internal, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
@@ -146,7 +149,7 @@ def random_state() -> dict[str, Any]:
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
+        state["device"] = torch.cuda.get_rng_state()
     return state
 
 
@@ -157,8 +160,8 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     kind, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
     torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if "device" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["device"])
 
 
 def seed_everything(seed: int, stage: int) -> None:

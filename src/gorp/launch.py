@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 
 import torch
@@ -28,18 +27,16 @@ def join_ranks() -> torch.device:
         if os.environ.get(flag, "").lower() == "true":
             raise InputError(
                 f"{reason}; accepted: torchrun or accelerate launch without it, with training.parallel: replicate, "
-                "or shard (FSDP2) where the model does not fit a device"
+                "or shard (FSDP2), which leaves more of each device to activations"
             )
     on_cpu = "LOCAL_RANK" in os.environ and not torch.accelerator.is_available()
     if on_cpu:  # where accelerate has no processes meet unless told
         os.environ["ACCELERATE_USE_CPU"] = "true"
-    is_first = not (dist.is_available() and dist.is_initialized())
     device: torch.device = PartialState(cpu=on_cpu).device
-    if is_first and dist.is_available() and dist.is_initialized():
-        atexit.register(_part)
     return device
 
 
-def _part() -> None:
-    if dist.is_initialized():
+def leave_ranks() -> None:
+    """Part, everything being done; not after an error, for others may wait for a message still."""
+    if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()

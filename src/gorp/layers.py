@@ -154,7 +154,7 @@ class ProjectedLinear(FullRankLinear):
             self.register_buffer(buffer, self._zeros(0, 0))
         self._gradient: Tensor | OuterProducts | None = None
         self._passes = self._gradient_pass = 0  # finished ones, and the last one that the gradient is of
-        self._accumulated_norm = torch.zeros(())
+        self._accumulated = self._zeros(0, 0)
         self._chosen: Dominant | None = None
         self.core.register_hook(self._project_core_gradient)
         self.core.register_post_accumulate_grad_hook(self._end_pass)
@@ -229,8 +229,8 @@ class ProjectedLinear(FullRankLinear):
         self._passes += 1
         if self._passes == self.config.accumulation_steps:
             core.grad = self._choose_projection(self._gradient)
-        else:
-            self._accumulated_norm = torch.linalg.vector_norm(core.grad)
+        elif core.grad is not None:
+            self._accumulated = core.grad.clone()
 
     def _choose_projection(self, gradient: Tensor | OuterProducts) -> Tensor:
         """Set U, V for the coming step by G, which is let go, and tell Z's gradient U^T G V on them."""
@@ -284,8 +284,9 @@ class ProjectedLinear(FullRankLinear):
     @override
     def begin_step(self) -> None:
         if self._passes and self._gradient is not None:  # fewer than accumulation_steps
-            (clipped,) = mean_over_ranks([torch.linalg.vector_norm(self.core.grad) / self._accumulated_norm])
-            self.core.grad = self._choose_projection(self._gradient) * clipped.nan_to_num(1.0)
+            (accumulated,) = mean_over_ranks([self._accumulated])
+            clipped = torch.linalg.vector_norm(self.core.grad) / torch.linalg.vector_norm(accumulated)
+            self.core.grad = self._choose_projection(self._gradient) * clipped.nan_to_num(1.0, posinf=1.0)
         chosen = self._chosen
         if chosen is None or chosen.u is self.U:
             return

@@ -58,6 +58,7 @@ def run_stream(
         InputError: the configuration, the data, or the run folder does not fit.
         GorpError: training failed; see the message. What was saved stays.
     """
+    join_ranks()  # before a device is chosen for the model
     tasks = stream if stream is not None else load_stream(config)
     backbone = load_base(config)
     learner = ContinualLearner(backbone.model, backbone.tokenizer, run_dir=run_dir, config=config, progress=progress)
@@ -131,6 +132,7 @@ class ContinualLearner:
         source = model or config.model
         if source is None:
             raise InputError(f"{run_dir}: the run does not say where its base model is; give it (--model)")
+        join_ranks()
         backbone = load_base(config, source)
         return cls(backbone.model, backbone.tokenizer, run_dir=run_dir, progress=progress)
 

@@ -19,7 +19,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Concatenate, ParamSpec
 
@@ -27,7 +27,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
-from gorp._ranks import on_first_rank, rank
+from gorp._ranks import of_all_ranks, on_first_rank
 from gorp.checkpoint import (
     FORMAT_VERSION,
     check_version,
@@ -121,8 +121,8 @@ def _by_first_rank(write: Callable[Concatenate[RunFolder, P], None]) -> Callable
     @functools.wraps(write)
     def written(folder: RunFolder, /, *args: P.args, **kwargs: P.kwargs) -> None:
         on_first_rank(lambda: write(folder, *args, **kwargs))
-        if rank():
-            folder.state = folder._read_state()
+        told = of_all_ranks(folder.state and asdict(folder.state))[0]  # not read: a file system may be late
+        folder.state = _STATE.validate_python(told)
 
     return written
 

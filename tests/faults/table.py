@@ -29,6 +29,7 @@ from faults import disturbances as do
 from faults.child import Inject, Outcome
 from faults.moments import AT_START, IN_SECOND_TASK, Moment, at_call, renamed
 from faults.tiny_run import TinyRun, assert_finite, assert_identical, copy, tree
+from faults.together import MODES, RANKS, finish_together, run_together
 from gorp.report.record import RunRecord
 
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "Ctrl-C": signal.SIGINT}
@@ -39,6 +40,7 @@ FIRST_TASK_LEARNT = renamed("gradient_space.safetensors", 2, "").arm
 #: Steps of the second task, from 0; new directions are chosen every two.
 SKIPPED = {"first step": range(1), "plain step": range(1, 2), "refresh step": range(2, 3), "five steps": range(1, 6)}
 LEAN_MOMENTS = ("task start", "refresh step", "space extension", "evaluation")
+RANK_MOMENTS = ("task start", "refresh step", "space extension", "merge", "evaluation", "stage named")
 FROZEN_MOMENTS = ("task start", "evaluation")  # layers without room are neither refreshed nor extended
 
 
@@ -103,6 +105,8 @@ class Table:
         stop = partial(at_call("gorp.run_folder:RunFolder.save_flight", 2, after=True), do.send(signal.SIGKILL))
         assert self.run.run(copy(self.plain.first, self.stopped), stop).code == -signal.SIGKILL
         assert (self.stopped / "task-02-animal" / "step-000004").exists()
+        for mode in MODES:
+            finish_together(self.run, copy(self.plain.first, self._together(mode)), mode)
         for steps in SKIPPED.values():
             self.run.run(copy(self.plain.first, self._skipping(steps)), do.spoil_loss(math.nan, steps))
             self.run.finish(self._skipping(steps))
@@ -133,8 +137,20 @@ class Table:
                 yield Cell(name, moment.name, partial(self._lean, undisturbed, moment))
         for name, change in CHANGES.items():
             yield Cell(name, "before going on", partial(self._changed, change))
+        for mode in MODES:
+            for moment in (moment for moment in IN_SECOND_TASK if moment.name in RANK_MOMENTS):
+                for rank in range(1 if moment.name == "stage named" else RANKS):  # which the first alone does
+                    killed = partial(self._rank_ended, moment, mode, rank, signal.SIGKILL)
+                    yield Cell(f"{mode}, {moment.name}", f"rank {rank} killed", killed)
+            told = next(moment for moment in IN_SECOND_TASK if moment.name == "refresh step")
+            yield Cell(
+                f"{mode}, {told.name}", "SIGTERM to rank 1", partial(self._rank_ended, told, mode, 1, signal.SIGTERM)
+            )
         for kilobytes in DISKS:
             yield Cell(f"disk of {kilobytes} kB", "as it fills", partial(self._small_disk, kilobytes))
+
+    def _together(self, mode: str) -> Path:
+        return self.folder / f"together-{mode}"
 
     def _skipping(self, steps: range) -> Path:
         return self.folder / f"skipping-{steps.start}-{steps.stop}"
@@ -286,6 +302,20 @@ class Table:
         self.run.finish(out, inject, *settings)
         assert_finite(out)
         assert_identical(out, undisturbed.whole)
+        return "identical"
+
+    # one of several ranks
+
+    def _rank_ended(self, moment: Moment, mode: str, rank: int, number: signal.Signals, out: Path) -> str:
+        """The others end with it, and two ranks go on to what two ranks come to undisturbed."""
+        outcomes = run_together(self.run, copy(self.plain.first, out), mode, rank, partial(moment.arm, do.send(number)))
+        if number == signal.SIGKILL:
+            assert outcomes[rank].code == -number, f"{moment.name} never came: {outcomes[rank]}"
+        else:
+            for outcome in outcomes:
+                assert outcome.code == 0 and "stopped by SIGTERM" in outcome.said, f"ended with {outcome}"
+        finish_together(self.run, out, mode)
+        assert_identical(out, self._together(mode))
         return "identical"
 
     # something else than before

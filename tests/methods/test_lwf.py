@@ -86,3 +86,13 @@ def test_the_teacher_does_not_drop_out(attach, tasks, disturb):
 def test_what_is_no_option_stays_finite_at_any_temperature():
     lowest = torch.finfo(torch.float32).min
     assert softened(torch.tensor([1.0, lowest]), 0.5).tolist() == [2.0, lowest]
+
+
+def test_rows_without_an_answer_weigh_nothing(attach, tasks, disturb, kind):
+    method = attach("lwf", kind)
+    disturb(method, 0.3)
+    method.begin_task(tasks[1], 1)
+    batch = method.encoder.training_batch([row.unanswered() for row in method.encoder.rows(tasks[1].train[:2])])
+    penalty = method.penalty(batch, method.encoder.logits(method.model, batch))
+    assert penalty.item() == 0
+    assert flat_gradient(penalty, method).abs().max() == 0

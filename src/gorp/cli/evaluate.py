@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gorp.cli.shared import progress_only
+from gorp.cli.shared import is_first_process, progress_only
 from gorp.errors import InputError
 
 
@@ -33,6 +33,7 @@ def command(
 
     Example:  gorp evaluate runs/desk --task refunds --split validation
     """
+    from gorp.launch import leave_ranks
     from gorp.learner import ContinualLearner
     from gorp.tasks import read_task
 
@@ -46,6 +47,9 @@ def command(
             other = read_task(data, metric=metric or "exact_match")
             rows = [*other.train, *other.validation, *other.test]
             scores = {other.name: learner.score(rows, other.name, other.metric)}
+    leave_ranks()
+    if not is_first_process():
+        return
     width = max(map(len, scores), default=0)
     for name, score in scores.items():
         print(f"{name:<{width}}  {'not measured' if score is None else f'{score:5.1f}'}")

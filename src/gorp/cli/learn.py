@@ -30,6 +30,7 @@ def command(
 
     Example:  gorp learn runs/desk refunds.jsonl --name refunds
     """
+    from gorp.launch import leave_ranks
     from gorp.learner import ContinualLearner
     from gorp.report.html import write_report
     from gorp.tasks import Limits, read_task
@@ -47,6 +48,7 @@ def command(
             limits=Limits(rows.train_rows, rows.test_rows, rows.validation_rows, learner.config.seed),
         )
         learner.learn(task)
+    leave_ranks()
     if not is_first_process():
         return
     page = write_report([learner.record], run)

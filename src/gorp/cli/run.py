@@ -31,6 +31,7 @@ def command(
 
     Example:  gorp run examples/standard_cl_order1.yaml --out runs/order1 --seed 1 --set training.epochs=1
     """
+    from gorp.launch import leave_ranks
     from gorp.learner import run_stream
     from gorp.report.html import write_report
     from gorp.run_config import RunConfig
@@ -40,6 +41,7 @@ def command(
     folder = out or Path("runs") / f"{config.stem}-{resolved.method}-seed{resolved.seed}"
     with progress_only(quiet) as progress:
         record = run_stream(resolved, folder, progress=progress)
+    leave_ranks()
     if not is_first_process():
         return
     page = write_report([record], folder)

@@ -12,7 +12,7 @@ from gorp.progress import Progress, open_progress
 
 def is_first_process() -> bool:
     """Whether this process is the one of its launch that prints and writes pages; known before it meets the others."""
-    return os.environ.get("RANK", "0") == "0"
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager

@@ -60,7 +60,7 @@ class LwF(PlainLoRA):
             F.log_softmax(softened(values[answered].float(), self.options.temperature), dim=-1)  # (tokens, vocabulary)
             for values in (self.teacher_logits(batch), logits)
         )
-        divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+        divergence = F.kl_div(student, teacher, reduction="sum", log_target=True) / answered.sum().clamp_min(1)
         return self.options.strength * self.options.temperature**2 * divergence
 
     @torch.no_grad()
