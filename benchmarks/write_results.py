@@ -1,11 +1,11 @@
-"""Write docs/results.md and docs/performance.md: the words of benchmarks/*.md.j2 with the figures that were measured.
+"""Write docs/results.md, performance.md and scaling.md: the words of benchmarks/*.md.j2 with measured figures.
 
     python benchmarks/write_results.py
 
 Figures are those of results/*.json and performance/*.json. In the words, ``table("NAME")`` is the summary of
 results/NAME.json and ``tasks("NAME", STREAM)`` its scores by task; ``less("NAME", CELL, KEY, OTHER)`` is the mean
 difference of two cells, paired, with its interval; ``performance("NAME")`` is the table of performance/NAME.json, with
-its machine. A figure without a run is an error.
+its machine; ``devices.TABLE()`` is a table of device_tables.py. A figure without a run is an error.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import json
 from pathlib import Path
 
+import device_tables
 from jinja2 import Environment, StrictUndefined
 from timing import Figure, grid
 
@@ -24,14 +25,14 @@ from gorp.report.tables import to_markdown
 
 HERE = Path(__file__).parent
 RESULTS, PERFORMANCE = HERE / "results", HERE / "performance"
-PAGES = [HERE.parent / "docs" / "results.md", HERE.parent / "docs" / "performance.md"]
+PAGES = [HERE.parent / "docs" / f"{name}.md" for name in ("results", "performance", "scaling")]
 
 
 def render(page: Path) -> str:
     """A page as text."""
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
     words = environment.from_string((HERE / f"{page.name}.j2").read_text())
-    return words.render(table=table, tasks=tasks, less=less, performance=performance)
+    return words.render(table=table, tasks=tasks, less=less, performance=performance, devices=device_tables)
 
 
 def results(name: str) -> Results:

@@ -1,0 +1,195 @@
+"""One rank of very many without the others and without memory: gorp's real code on torch's fake tensors, counted.
+
+Tensors have shapes and no numbers (torch's FakeTensorMode), collectives have nobody at the other end (the process
+group "fake"). What runs is what would run; where it asks a tensor for a value, `ANSWERS` says what an ordinary step
+would answer, by the function that asks, and a question that is not there is an error. Two things are put in place of
+what a machine without GPUs would do: the mesh of ranks is made of true numbers, and bases are orthonormalised as on
+CUDA, by products that can be counted.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from types import FrameType
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.distributed import device_mesh
+from torch.distributed.tensor import DTensor
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from gorp import _linalg
+
+Answer = Callable[[Mapping[str, Any]], float]
+
+#: Of each function of gorp that asks a tensor for a value: the answer, given its local variables.
+ANSWERS: dict[str, Answer] = {
+    "gradients_are_finite": lambda _: True,
+    "average_gradients": lambda _: 1.0,  # every rank has a gradient
+    "_projection_of": lambda _: 1.0,  # norms: above noise, and not the task's first refresh
+    "restart": lambda _: True,  # LoRA's A is not zero
+    "rows_of_ranks": lambda asked: len(asked["rows"]),  # the others have as many
+    "check_same_on_all_ranks": lambda _: False,  # no checksum differs
+    "_columns": lambda _: True,  # the memory is finite
+    "extend_basis": lambda _: 1.0,  # energies
+}
+
+#: Functions of gorp that are part of the model's own forward pass.
+FORWARD = {"forward", "lift", "tap", "tapped"}
+
+DECOMPOSITIONS = (torch.ops.aten._linalg_eigh, torch.ops.aten._linalg_svd)
+
+WORTH_A_LOOK = 2**20
+"""Bytes of new tensors from which on a new peak is looked for."""
+
+
+class Meter(TorchDispatchMode):
+    """Counts what is computed, sent and held while it is on, and answers for fake tensors, which have no values.
+
+    Counted by name since the last `take`: ``messages KIND`` and ``sent KIND``, collectives and the bytes that all ranks
+    end up with; ``operations WHO DTYPE``, of products of the model or of gorp's own work; ``touched``, bytes that the
+    latter read and wrote; ``decompositions``, into eigenvectors or singular ones, whose operations are not known;
+    ``peak``, to a hundredth most bytes of tensors alive at once, made while the meter was on.
+
+    Args:
+        columns: how many directions each layer's space grows by when a task ends.
+    """
+
+    def __init__(self, columns: int = 0) -> None:
+        super().__init__()
+        self.columns = columns
+        self.counts: Counter[str] = Counter()
+        self._alive: dict[int, weakref.ref[Any]] = {}
+        self._made = 0  # bytes of those, as they were made
+
+    def take(self) -> Counter[str]:
+        """What was counted since the last call."""
+        counts, self.counts = self.counts, Counter()
+        return counts
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if DTensor in types:
+            return NotImplemented  # comes again with what this rank has of it
+        if func is torch.ops.aten._local_scalar_dense.default and has_no_value(args[0]):
+            return self._answer(args[0])
+        result = func(*args, **kwargs)
+        if func.namespace == "c10d":
+            self._count_message(func, args)
+        elif func.namespace == "aten":
+            self._count_work(func, args, kwargs, result)
+            self._watch(result)
+        return result
+
+    def _answer(self, asked: Tensor) -> float:
+        frame = asker()
+        name = frame.f_code.co_name if frame is not None else "nobody in gorp"
+        if name == "energy_rank":
+            return True if asked.dtype is torch.bool else self.columns - 1
+        if frame is None or name not in ANSWERS:
+            raise KeyError(f"{name} asks a tensor for its value; say in ANSWERS what an ordinary step would answer")
+        return ANSWERS[name](frame.f_locals)
+
+    def _count_message(self, func: Any, args: tuple[Any, ...]) -> None:
+        name = func._schema.name.removeprefix("c10d::").strip("_").removesuffix("_base")
+        if name != "barrier":
+            whole = args[1] if name == "reduce_scatter" else args[0]
+            self.counts[f"messages {name}"] += 1
+            self.counts[f"sent {name}"] += bytes_of(whole)
+
+    def _count_work(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        frame = asker()
+        is_own = frame is not None and frame.f_code.co_name not in FORWARD
+        if func._overloadpacket in flop_registry:
+            dtype = next(leaf.dtype for leaf in tree_leaves(args) if isinstance(leaf, Tensor))
+            kind = f"operations {'gorp' if is_own else 'model'} {str(dtype).removeprefix('torch.')}"
+            self.counts[kind] += flop_registry[func._overloadpacket](*args, **kwargs, out_val=result)
+        self.counts["decompositions"] += func._overloadpacket in DECOMPOSITIONS
+        is_view = any(made.alias_info is not None and not made.alias_info.is_write for made in func._schema.returns)
+        if is_own and not is_view:
+            self.counts["touched"] += bytes_of((args, kwargs, result))
+
+    def _watch(self, result: Any) -> None:
+        """Take down new memory, and whether there was never more; storages may shrink, as FSDP2 shrinks its own."""
+        before = self._made
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and not isinstance(leaf, DTensor):
+                storage = leaf.untyped_storage()
+                if storage._cdata not in self._alive:
+                    key, size = storage._cdata, storage.nbytes()
+                    self._alive[key] = weakref.ref(storage, lambda _, key=key, size=size: self._forget(key, size))
+                    self._made += size
+        if self._made - before >= WORTH_A_LOOK and self._made > 1.01 * self.counts["peak"]:
+            gc.collect()  # what nobody can reach is not counted
+            storages = [reference() for reference in list(self._alive.values())]
+            alive = sum(storage.nbytes() for storage in storages if storage is not None)
+            self.counts["peak"] = max(self.counts["peak"], alive)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._alive.pop(key, None)
+        self._made -= size
+
+
+def bytes_of(tensors: Any) -> int:
+    """Of all tensors in a structure."""
+    return sum(leaf.nbytes for leaf in tree_leaves(tensors) if isinstance(leaf, Tensor))
+
+
+def has_no_value(tensor: Tensor) -> bool:
+    """Whether nothing is known of a tensor but its shape."""
+    return isinstance(tensor, FakeTensor) and tensor.constant is None
+
+
+def asker() -> FrameType | None:
+    """The innermost function of gorp that is running, comprehensions and wrappers passed over."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        code = frame.f_code
+        inside = str(frame.f_globals.get("__name__", "")).startswith("gorp.")
+        if inside and not code.co_name.startswith("<") and frame.f_globals["__name__"] != "gorp._precision":
+            return frame
+        frame = frame.f_back
+    return None
+
+
+@contextmanager
+def fake_ranks(count: int, columns: int = 0) -> Iterator[Meter]:
+    """This process as the first of so many ranks, on fake tensors, with a meter on."""
+    dist.init_process_group("fake", rank=0, world_size=count, store=FakeStore())
+    meter = Meter(columns)
+    gc.freeze()  # what was there before is not looked through at every peak
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(mock.patch.object(device_mesh, "init_device_mesh", real(device_mesh.init_device_mesh)))
+            stack.enter_context(mock.patch.object(_linalg, "orthonormalize", _linalg.cholesky_orthonormalize))
+            stack.enter_context(mock.patch.object(torch.utils, "weakref", mock.Mock(getweakrefs=lambda _: [])))
+            stack.enter_context(FakeTensorMode())
+            stack.enter_context(meter)
+            yield meter
+    finally:
+        gc.unfreeze()
+        dist.destroy_process_group()
+
+
+def real(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that makes true tensors though it be called among fake ones."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with unset_fake_temporarily():
+            return function(*args, **kwargs)
+
+    return run
