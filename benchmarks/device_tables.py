@@ -108,7 +108,7 @@ def cost(model: str, form: str, ranks: int, is_full: bool = False) -> Cost:
         for blocks in (BLOCKS, layers)
     )
     held = sum(count for what, count in few.items() if what.startswith("held"))
-    peak = max(count for what, count in few.items() if what.endswith("peak") and not what.startswith("end"))
+    peak = max(few.get("shrinking peak", 0), few.get("refresh peak", 0) + few.get("held memory", 0))  # empty there
     checkpoint = 2 * LENGTH * MODELS[model]["hidden_size"]  # the input of a block, kept for its backward pass
     return Cost(ranks, whole, peak - held + (layers - BLOCKS) * checkpoint)
 

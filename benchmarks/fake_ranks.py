@@ -9,7 +9,6 @@ CUDA, by products that can be counted.
 
 from __future__ import annotations
 
-import gc
 import sys
 import weakref
 from collections import Counter
@@ -61,7 +60,7 @@ class Meter(TorchDispatchMode):
     Counted by name since the last `take`: ``messages KIND`` and ``sent KIND``, collectives and the bytes that all ranks
     end up with; ``operations WHO DTYPE``, of products of the model or of gorp's own work; ``touched``, bytes that the
     latter read and wrote; ``decompositions``, into eigenvectors or singular ones, whose operations are not known;
-    ``peak``, to a hundredth most bytes of tensors alive at once, made while the meter was on.
+    ``peak``, most bytes of tensors alive at once, made while the meter was on.
 
     Args:
         columns: how many directions each layer's space grows by when a task ends.
@@ -72,7 +71,6 @@ class Meter(TorchDispatchMode):
         self.columns = columns
         self.counts: Counter[str] = Counter()
         self._alive: dict[int, weakref.ref[Any]] = {}
-        self._made = 0  # bytes of those, as they were made
 
     def take(self) -> Counter[str]:
         """What was counted since the last call."""
@@ -125,23 +123,18 @@ class Meter(TorchDispatchMode):
 
     def _watch(self, result: Any) -> None:
         """Take down new memory, and whether there was never more; storages may shrink, as FSDP2 shrinks its own."""
-        before = self._made
+        made = 0
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor) and not isinstance(leaf, DTensor):
                 storage = leaf.untyped_storage()
                 if storage._cdata not in self._alive:
-                    key, size = storage._cdata, storage.nbytes()
-                    self._alive[key] = weakref.ref(storage, lambda _, key=key, size=size: self._forget(key, size))
-                    self._made += size
-        if self._made - before >= WORTH_A_LOOK and self._made > 1.01 * self.counts["peak"]:
-            gc.collect()  # what nobody can reach is not counted
+                    key = storage._cdata
+                    self._alive[key] = weakref.ref(storage, lambda _, key=key: self._alive.pop(key, None))
+                    made += storage.nbytes()
+        if made >= WORTH_A_LOOK:
             storages = [reference() for reference in list(self._alive.values())]
             alive = sum(storage.nbytes() for storage in storages if storage is not None)
             self.counts["peak"] = max(self.counts["peak"], alive)
-
-    def _forget(self, key: int, size: int) -> None:
-        self._alive.pop(key, None)
-        self._made -= size
 
 
 def bytes_of(tensors: Any) -> int:
@@ -171,7 +164,6 @@ def fake_ranks(count: int, columns: int = 0) -> Iterator[Meter]:
     """This process as the first of so many ranks, on fake tensors, with a meter on."""
     dist.init_process_group("fake", rank=0, world_size=count, store=FakeStore())
     meter = Meter(columns)
-    gc.freeze()  # what was there before is not looked through at every peak
     try:
         with ExitStack() as stack:
             stack.enter_context(mock.patch.object(device_mesh, "init_device_mesh", real(device_mesh.init_device_mesh)))
@@ -181,7 +173,6 @@ def fake_ranks(count: int, columns: int = 0) -> Iterator[Meter]:
             stack.enter_context(meter)
             yield meter
     finally:
-        gc.unfreeze()
         dist.destroy_process_group()
 
 

@@ -6,8 +6,9 @@ LLaMA types of true shapes, of two and of three blocks, so that what a block cos
 two blocks leave. gorp's real code runs on one of so many ranks, on fake tensors (fake_ranks.py): `attach` with the
 targets of examples/llama2_7b.yaml, `shard` or not, then steps of a sequence a rank with gradient checkpointing and
 bf16 autocast, `average_gradients`, `GORPAdamW.step`, `end_task`. Measured are a step with a refresh, one between
-refreshes, one in which the memories are shrunken besides, and the end of a task, memories full. Beside it full
-fine-tuning under FSDP2. Figures are of one rank, in bytes and operations. Without ``--out`` nothing is kept.
+refreshes, one in which the memories are shrunken besides, and the end of a task, memories full but in the first step.
+Beside it full fine-tuning under FSDP2. Figures are of one rank, in bytes and operations. Without ``--out`` nothing is
+kept.
 """
 
 from __future__ import annotations
@@ -29,9 +30,7 @@ from gorp import space
 from gorp._fsdp import shard
 from gorp._ranks import average_gradients
 from gorp._shards import own_part
-from gorp._taps import ROWS_PER_USE
 from gorp.files import write_text_atomically
-from gorp.optimizer import layer_of
 from gorp.training import enable_checkpointing
 
 MODELS: dict[str, dict[str, int]] = {
@@ -91,12 +90,11 @@ def backward(model: nn.Module, length: int) -> None:
 
 
 def fill(optimizer: gorp.GORPAdamW, rows: int) -> None:
-    """Let wide memories hold so many rows."""
-    for p in (p for group in optimizer.param_groups for p in group["params"]):
-        layer, side = layer_of(p)
-        if layer.space.side(side) is not None and layer.width_of(side) > space.GRAM_WIDTH:
-            optimizer.state[p] = state = optimizer.state[p] or optimizer._fresh_state(p)
-            state["sketch"] = torch.zeros(rows, layer.width_of(side))
+    """Let wide memories that hold something hold so many rows."""
+    for state in optimizer.state.values():
+        width = state["sketch"].shape[1]
+        if width > space.GRAM_WIDTH and len(state["sketch"]):
+            state["sketch"] = torch.zeros(rows, width)
 
 
 def gorp_costs(model: PreTrainedModel, meter: Meter, spread: bool, share: float, length: int) -> Facts:
@@ -107,10 +105,9 @@ def gorp_costs(model: PreTrainedModel, meter: Meter, spread: bool, share: float,
     enable_checkpointing(model)
     optimizer = gorp.GORPAdamW(gorp.param_groups(model))
     facts: Facts = Counter()
-    new = min(length, ROWS_PER_USE)
     meter.take()
-    for moment, room in (("refresh", new), ("between", new), ("shrinking", 0)):
-        fill(optimizer, FULL - room)
+    for moment, rows in (("refresh", 0), ("between", space.SKETCH_KEPT), ("shrinking", FULL)):
+        fill(optimizer, rows)
         backward(model, length)
         average_gradients(learning)
         optimizer.step()
