@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from gorp._taps import ROWS_PER_USE
 from gorp.footprint import footprint
-from gorp.learner import HELD_OUT_ROWS
+from gorp.learning_model import HELD_OUT_ROWS
 from gorp.report.tables import Grid, to_markdown
 from gorp.space import SKETCH_KEPT, SKETCH_ROWS
 from gorp.targets import learning_layers

@@ -38,7 +38,6 @@ RUNS: dict[str, dict[str, Any]] = {
 
 
 SPREAD = {"parallel": "shard"}
-BF16 = {"dtype": "bfloat16"}
 
 
 class StopsAt(SilentProgress):
@@ -87,7 +86,9 @@ def replica(rank: int, port: int, models: Path, stream: Path, out: Path) -> None
     run_stream(spread, out / "spread")
     run_stream(spread, out / "begun alone")
     interrupt(spread, out / "begun together")
-    run_stream(config_of("seq2seq", models, stream, epochs=1, **SPREAD).model_copy(update=BF16), out / "spread bf16")
+    bf16 = config_of("seq2seq", models, stream, epochs=1, **SPREAD)
+    head = bf16.gorp.model_copy(update={"full_rank_targets": ("EncDecAttention", "lm_head")})  # in no block
+    run_stream(bf16.model_copy(update={"dtype": "bfloat16", "gorp": head}), out / "spread bf16")
     parts: dict[str, Any] = {"said": of_all_ranks({"rank": rank, "é": [None, 1.5]})}
     for failing in (0, 1):
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Set
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +39,12 @@ def shard(model: nn.Module, kept_whole: Set[nn.Parameter]) -> None:
             f"training.parallel 'shard' gathers a model block by block, and {type(model).__name__} names none "
             "(_no_split_modules); accepted: 'replicate'"
         )
-    for module in [*parts, model]:
-        fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=set(kept_whole))
+    for part in parts:
+        fully_shard(part, mesh=mesh, ignored_params=set(kept_whole))
+    learns_outside = not kept_whole <= {parameter for part in parts for parameter in part.parameters()}
+    # What is outside all blocks stays gathered after a forward pass, unless told; a merge needs own rows.
+    rest: dict[str, Any] = {"reshard_after_forward": True} if learns_outside else {}
+    fully_shard(model, mesh=mesh, ignored_params=set(kept_whole), **rest)
     if hasattr(model, "generate"):
         register_fsdp_forward_method(model, "generate")
     for module in model.modules():

@@ -157,6 +157,7 @@ def test_a_node_that_dies_gives_its_cell_back(cluster, play):
     assert "Error: " in (job.folder / "cell.log").read_text().splitlines()[1], "why is told in its log"
 
 
+@pytest.mark.slow
 def test_cells_end_with_the_loop_that_is_interrupted(cluster, play):
     jobs = play(one=["endless"], two=["endless"], three=["finish"])
 
@@ -220,6 +221,7 @@ def experiment(tiny_models, tiny_stream, tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_a_comparison_goes_on_after_a_kill_and_equals_a_whole_run(cluster, experiment, tmp_path, capsys):
     out = tmp_path / "out"
     command = ["compare", str(experiment), "--launcher", "ray", "--address", cluster.address, "--out", str(out)]
