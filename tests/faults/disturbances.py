@@ -107,7 +107,7 @@ def spoil_gradient(value: float, steps: range) -> Inject:
         def wrap(backward: Callable[..., Any]) -> Callable[..., Any]:
             def wrapped(keeper: Any, *args: Any, **kwargs: Any) -> Any:
                 if next(numbers) in steps:
-                    for parameter in keeper.parameters:
+                    for parameter in keeper.trainer.learning:
                         parameter.grad.view(-1)[0] = value
                 return backward(keeper, *args, **kwargs)
 
