@@ -30,10 +30,10 @@ demo: $(VENV)/.runtime  ## learn the built-in stream with three methods and writ
 test: $(VENV)/.dev  ## the fast tests; `make test PYTEST_ARGS='-m slow'` for the slow ones
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(PYTEST_ARGS)
 
-fuzz: $(VENV)/.dev  ## ten thousand configs, rows, spaces and run folders that may be anything; about half an hour
+fuzz: $(VENV)/.dev  ## ten thousand configs, rows, spaces and run folders that may be anything; about six minutes
 	GORP_FUZZ=$${GORP_FUZZ:-10000} OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz
 
-faults: $(VENV)/.dev  ## every fault at every moment of a run, as a table; about ten minutes on two cores
+faults: $(VENV)/.dev  ## every fault at every moment of a run, as a table; about five minutes on two cores
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m faults $(FAULTS_ARGS)
 
 faults-nightly: $(VENV)/.dev  ## 200 random kills over a run of five tasks
