@@ -112,7 +112,7 @@ class ContinualLearner:
                 self.folder.start(base_model, self.config, record, model_settings)
         self.record = self.folder.record()
         self.tasks, self.unseen = self.folder.tasks(), self.folder.unseen()
-        self._inputs = self.folder.inputs()
+        self.folder.inputs()  # a damaged one is told now, not once a task has been learnt; kept are they in files alone
 
     @classmethod
     def of_run(
@@ -258,7 +258,7 @@ class ContinualLearner:
         inputs = {} if self.method.learns_jointly else self.learning.held_out_inputs(task)
         stored_after = stored_weights(self.model, names)
         stored = {name: weight - stored_before[name] for name, weight in stored_after.items()} or None
-        layers = measure(before, self.method.effective_weights(), kept, self.method.space, self._inputs, stored)
+        layers = measure(before, self.method.effective_weights(), kept, self.method.space, self.folder.inputs(), stored)
         memory_seconds = watch.lap()
         everything = self.config.evaluation.each_stage == "all" or index + 1 == len(self.tasks)
         scores = [self._score(known) if everything or at == index else None for at, known in enumerate(self.tasks)]
@@ -282,7 +282,6 @@ class ContinualLearner:
             record, StageFiles(self.method.weights(), self.method.state(), self.method.space, inputs)
         )
         self.record = record
-        self._inputs[task.name] = inputs
         self.progress.stage_finished(index, task.name, scores, sum(stage.seconds.values()))
 
     def _take_up_flight(self, optimizer: torch.optim.Optimizer) -> tuple[Flight, dict[str, Any] | None]:
