@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -85,8 +84,7 @@ def load_state(folder: Path, name: str) -> Any:
         InputError: a file is missing, damaged, or of another format version.
     """
     path = folder / f"{name}.json"
-    with contextlib.suppress(FileNotFoundError):  # which reading it tells
-        verify(path)
+    verify(path)
     content = read_json(path)
     check_version(path, content)
     tensors = load_tensors(folder / f"{name}.safetensors")

@@ -33,14 +33,14 @@ def checksums_of(folder: Path, names: Iterable[str]) -> str:
 
 
 def verify(path: Path) -> None:
-    """Do nothing if a file is what ``checksums.json`` beside it says, or if there is none.
+    """Do nothing if a file is what ``checksums.json`` beside it says, or none is known or there.
 
     Raises:
         InputError: the file is another, or the checksums are damaged.
-        OSError: the file is missing or cannot be read.
+        OSError: the file cannot be read.
     """
     beside = path.with_name(CHECKSUMS)
-    if not beside.exists():
+    if not beside.exists() or not path.exists():
         return
     digests = read_json(beside)
     if not isinstance(digests, dict) or digests.get(path.name) != _digest(path):

@@ -32,8 +32,7 @@ def join_ranks() -> torch.device:
     on_cpu = "LOCAL_RANK" in os.environ and not torch.accelerator.is_available()
     if on_cpu:  # where accelerate has no processes meet unless told
         os.environ["ACCELERATE_USE_CPU"] = "true"
-    device: torch.device = PartialState(cpu=on_cpu).device
-    return device
+    return PartialState(cpu=on_cpu).device
 
 
 def leave_ranks() -> None:

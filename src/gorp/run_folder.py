@@ -19,18 +19,15 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
 from gorp._ranks import of_all_ranks, on_first_rank
 from gorp.checkpoint import (
-    FORMAT_VERSION,
-    check_version,
     load_state,
     load_tensors,
     publish_folder,
@@ -38,71 +35,20 @@ from gorp.checkpoint import (
     save_tensors,
     write_json,
 )
-from gorp.checksums import CHECKSUMS, checksums_of, is_expected, sealed, unsealed, verify
-from gorp.errors import GorpError, InputError, first_problem
-from gorp.files import locked, read_json, write_text_atomically
+from gorp.checksums import CHECKSUMS, checksums_of, is_expected, verify
+from gorp.errors import GorpError, InputError
+from gorp.files import locked, write_text_atomically
 from gorp.report.record import RunRecord
 from gorp.run_config import RunConfig
+from gorp.run_state import KnownTask, RunState, read_state, state_of, write_state
 from gorp.saved_rows import read_rows, write_rows
 from gorp.space import GradientSpace
 from gorp.tasks import Task
-from gorp.tasks.task import Metric
 
 STATE, CONFIG, RECORD, SPACE = "state.json", "config.yaml", "record.json", "gradient_space.safetensors"
 ENVIRONMENT = "environment.json"
 _LOCK, _UNFINISHED = "run.lock", ".unfinished"
 P = ParamSpec("P")
-_TASK_FOLDER = "^task-[0-9]+-[A-Za-z0-9._-]*"
-
-
-@dataclass
-class KnownTask:
-    """A task of the run: its name, the labels it answers with, its metric, and the fingerprint of all its rows."""
-
-    name: str
-    fingerprint: str
-    labels: tuple[str, ...]
-    metric: Metric = "exact_match"
-
-    @classmethod
-    def of(cls, task: Task) -> KnownTask:
-        """What is kept of a task in ``state.json``."""
-        return cls(task.name, task.fingerprint(), tuple(task.labels), task.metric)
-
-
-@dataclass
-class RunState:
-    """What ``state.json`` says.
-
-    Attributes:
-        base_model: fingerprint of the base model.
-        tasks: every task known, learnt or still to come.
-        stages: tasks learnt.
-        after: folder of the last finished stage, relative to the run folder and within it; None before the first.
-        flight: folder of the training in flight, likewise.
-        unseen: every task that is measured and never learnt.
-        model_settings: of the base model and its tokenizer.
-
-    Raises:
-        ValueError: more tasks are learnt than known.
-    """
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", protected_namespaces=())
-
-    base_model: str
-    tasks: list[KnownTask] = field(default_factory=list)
-    stages: Annotated[int, Field(ge=0)] = 0
-    after: Annotated[str, Field(pattern=rf"{_TASK_FOLDER}/after$")] | None = None
-    flight: Annotated[str, Field(pattern=rf"{_TASK_FOLDER}/step-[0-9]+$")] | None = None
-    unseen: list[KnownTask] = field(default_factory=list)
-    model_settings: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.stages > len(self.tasks):
-            raise ValueError(f"stages is {self.stages}, of {len(self.tasks)} tasks")
-
-
-_STATE = TypeAdapter(RunState)
 
 
 @dataclass(frozen=True)
@@ -122,7 +68,7 @@ def _by_first_rank(write: Callable[Concatenate[RunFolder, P], None]) -> Callable
     def written(folder: RunFolder, /, *args: P.args, **kwargs: P.kwargs) -> None:
         on_first_rank(lambda: write(folder, *args, **kwargs))
         told = of_all_ranks(folder.state and asdict(folder.state))[0]  # not read: a file system may be late
-        folder.state = _STATE.validate_python(told)
+        folder.state = None if told is None else state_of(told)
 
     return written
 
@@ -187,8 +133,7 @@ class RunFolder:
     def config(self) -> RunConfig:
         """The resolved configuration of the run."""
         path = self.path / CONFIG
-        if path.exists():
-            verify(path)
+        verify(path)
         return RunConfig.from_yaml(path)
 
     @_by_first_rank
@@ -324,27 +269,10 @@ class RunFolder:
 
     def _read_state(self) -> RunState | None:
         path = self.path / STATE
-        if not path.exists():
-            return None
-        content = unsealed(path, read_json(path))
-        check_version(path, content)
-        try:
-            return _STATE.validate_python({key: value for key, value in content.items() if key != "format_version"})
-        except ValidationError as error:
-            raise InputError(f"{path}: {first_problem(error)}; the file is damaged") from None
+        return read_state(path) if path.exists() else None
 
     def _write_state(self, state: RunState) -> None:
-        content = {
-            "format_version": FORMAT_VERSION,
-            "base_model": state.base_model,
-            "tasks": [vars(task) for task in state.tasks],
-            "stages": state.stages,
-            "after": state.after,
-            "flight": state.flight,
-            "unseen": [vars(task) for task in state.unseen],
-            "model_settings": state.model_settings,
-        }
-        write_json(self.path / STATE, sealed(content))
+        write_state(self.path / STATE, state)
         self.state = state
 
 

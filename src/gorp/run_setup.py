@@ -23,7 +23,8 @@ from gorp.methods import METHODS, check_method, load_method
 from gorp.methods.base import Method
 from gorp.report.record import RunRecord
 from gorp.run_config import RunConfig
-from gorp.run_folder import KnownTask, RunFolder
+from gorp.run_folder import RunFolder
+from gorp.run_state import KnownTask
 from gorp.tasks import Example, Task, TaskStream
 
 #: Settings that may change when a run is gone on with: nothing that is learnt depends on them.

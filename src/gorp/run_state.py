@@ -1,0 +1,100 @@
+"""What ``state.json`` of a run says: which tasks there are, and which folders hold what was last saved."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from gorp.checkpoint import FORMAT_VERSION, check_version, write_json
+from gorp.checksums import sealed, unsealed
+from gorp.errors import InputError, first_problem
+from gorp.files import read_json
+from gorp.tasks import Task
+from gorp.tasks.task import Metric
+
+_TASK_FOLDER = "^task-[0-9]+-[A-Za-z0-9._-]*"
+
+
+@dataclass
+class KnownTask:
+    """A task of the run: its name, the labels it answers with, its metric, and the fingerprint of all its rows."""
+
+    name: str
+    fingerprint: str
+    labels: tuple[str, ...]
+    metric: Metric = "exact_match"
+
+    @classmethod
+    def of(cls, task: Task) -> KnownTask:
+        """What is kept of a task in ``state.json``."""
+        return cls(task.name, task.fingerprint(), tuple(task.labels), task.metric)
+
+
+@dataclass
+class RunState:
+    """What ``state.json`` says.
+
+    Attributes:
+        base_model: fingerprint of the base model.
+        tasks: every task known, learnt or still to come.
+        stages: tasks learnt.
+        after: folder of the last finished stage, relative to the run folder and within it; None before the first.
+        flight: folder of the training in flight, likewise.
+        unseen: every task that is measured and never learnt.
+        model_settings: of the base model and its tokenizer.
+
+    Raises:
+        ValueError: more tasks are learnt than known.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", protected_namespaces=())
+
+    base_model: str
+    tasks: list[KnownTask] = field(default_factory=list)
+    stages: Annotated[int, Field(ge=0)] = 0
+    after: Annotated[str, Field(pattern=rf"{_TASK_FOLDER}/after$")] | None = None
+    flight: Annotated[str, Field(pattern=rf"{_TASK_FOLDER}/step-[0-9]+$")] | None = None
+    unseen: list[KnownTask] = field(default_factory=list)
+    model_settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.stages > len(self.tasks):
+            raise ValueError(f"stages is {self.stages}, of {len(self.tasks)} tasks")
+
+
+_STATE = TypeAdapter(RunState)
+
+
+def state_of(content: dict[str, Any]) -> RunState:
+    """The state that plain values tell.
+
+    Raises:
+        ValidationError: a key is missing, unknown, or wrong.
+    """
+    return _STATE.validate_python(content)
+
+
+def read_state(path: Path) -> RunState:
+    """Read what `write_state` wrote.
+
+    Raises:
+        InputError: the file is damaged, or of another format version.
+    """
+    content = unsealed(path, read_json(path))
+    check_version(path, content)
+    try:
+        return state_of({key: value for key, value in content.items() if key != "format_version"})
+    except ValidationError as error:
+        raise InputError(f"{path}: {first_problem(error)}; the file is damaged") from None
+
+
+def write_state(path: Path, state: RunState) -> None:
+    """Write a state, atomically and durably.
+
+    Raises:
+        GorpError: the file cannot be written; what stood there before is untouched.
+    """
+    write_json(path, sealed({"format_version": FORMAT_VERSION, **asdict(state)}))
