@@ -12,11 +12,11 @@ import torch
 from many_devices import BLOCKS, CONFIG, FULL, LENGTH, MODELS, RANKS, build
 from transformers import PreTrainedModel
 
+from gorp._sketch import SKETCH_KEPT, SKETCH_ROWS
 from gorp._taps import ROWS_PER_USE
 from gorp.footprint import footprint
 from gorp.learning_model import HELD_OUT_ROWS
 from gorp.report.tables import Grid, to_markdown
-from gorp.space import SKETCH_KEPT, SKETCH_ROWS
 from gorp.targets import learning_layers
 
 COUNTED = Path(__file__).parent / "performance" / "many_devices.json"

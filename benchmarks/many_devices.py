@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 import gorp
-from gorp import space
+from gorp import _sketch
 from gorp._fsdp import shard
 from gorp._ranks import average_gradients
 from gorp._shards import own_part
@@ -58,7 +58,7 @@ RANKS = (8, 128, 1024)
 LENGTH = 2048
 BLOCKS = 2
 GROWTH = 0.02
-FULL = space.SKETCH_ROWS - 1
+FULL = _sketch.SKETCH_ROWS - 1
 """Most rows of a wide memory."""
 
 Facts = Counter[str]
@@ -93,7 +93,7 @@ def fill(optimizer: gorp.GORPAdamW, rows: int) -> None:
     """Let wide memories that hold something hold so many rows."""
     for state in optimizer.state.values():
         width = state["sketch"].shape[1]
-        if width > space.GRAM_WIDTH and len(state["sketch"]):
+        if width > _sketch.GRAM_WIDTH and len(state["sketch"]):
             state["sketch"] = torch.zeros(rows, width)
 
 
@@ -106,7 +106,7 @@ def gorp_costs(model: PreTrainedModel, meter: Meter, spread: bool, share: float,
     optimizer = gorp.GORPAdamW(gorp.param_groups(model))
     facts: Facts = Counter()
     meter.take()
-    for moment, rows in (("refresh", 0), ("between", space.SKETCH_KEPT), ("shrinking", FULL)):
+    for moment, rows in (("refresh", 0), ("between", _sketch.SKETCH_KEPT), ("shrinking", FULL)):
         fill(optimizer, rows)
         backward(model, length)
         average_gradients(learning)

@@ -30,6 +30,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForCondition
 
 import gorp
 from gorp._linalg import orthonormalize, seeded_normal
+from gorp._sketch import GRAM_WIDTH, SKETCH_KEPT, sketch
 from gorp.backbones import default_targets
 from gorp.layers import ProjectedLinear
 from gorp.learned_layer import LearnedLayer
@@ -38,7 +39,6 @@ from gorp.methods.o_lora import OLoRA
 from gorp.methods.osf import OSF
 from gorp.optimizer import layer_of
 from gorp.run_config import RunConfig
-from gorp.space import GRAM_WIDTH, SKETCH_KEPT, sketch
 from gorp.targets import find_layers
 
 RANK, T, VOCABULARY, TASKS = 8, 10, 512, 15

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 import gorp
 from gorp._linalg import orthonormalize
+from gorp._sketch import GRAM_WIDTH, SKETCH_ROWS
 from gorp.errors import InputError
 from gorp.footprint import PARTS, footprint
-from gorp.space import GRAM_WIDTH, SKETCH_ROWS
 
 CONFIGS: dict[str, dict[str, object]] = {
     "defaults": {},

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from gorp import space
+from gorp import _sketch
 from gorp.footprint import footprint
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -29,13 +29,13 @@ SIZES = {
 @pytest.fixture(autouse=True)
 def _wide(monkeypatch):
     """The models of true size are wider than what has a Gram matrix; the small one of these tests is made so."""
-    monkeypatch.setattr(space, "GRAM_WIDTH", 32)
+    monkeypatch.setattr(_sketch, "GRAM_WIDTH", 32)
 
 
 def replica(rank: int, folder: str) -> None:
     """The same steps with true numbers, in both forms; the first rank writes down what was counted."""
     torch.set_num_threads(1)
-    space.GRAM_WIDTH = 32
+    _sketch.GRAM_WIDTH = 32
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=RANKS)
     facts = {}
     for form in ("replicate", "shard"):

@@ -13,8 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 import gorp
 from gorp._ranks import MeanOverRanks, check_same_on_all_ranks, checksum, mean_over_ranks, rows_of_ranks
+from gorp._sketch import GRAM_WIDTH, sketch_over_ranks, sketched_rows
 from gorp.errors import GorpError
-from gorp.space import GRAM_WIDTH, sketch_over_ranks, sketched_rows
 
 RANKS, STEPS, ROWS = 2, 50, 6
 MEMORIES = ("sketch", "first_moment", "weighted_features")

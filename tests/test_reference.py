@@ -6,12 +6,12 @@ from torch import Tensor, nn
 
 import gorp
 from gorp._linalg import rotation, seeded_normal
+from gorp._sketch import GRAM_WIDTH, SKETCH_ROWS, sketch, sketched_rows
 from gorp.errors import InputError
 from gorp.layers import ProjectedLinear
 from gorp.lora import LoRALayer
 from gorp.random_projection import RandomlyProjectedLinear
 from gorp.reference import ReferenceFullRank, ReferenceLoRA, ReferenceRandomFullRank, grown_basis
-from gorp.space import GRAM_WIDTH, SKETCH_ROWS, sketch, sketched_rows
 
 #: Variant and damping.
 FORMS = {"exact": ("exact", 0.0), "damped": ("exact", 0.5), "paper": ("paper", 0.0)}

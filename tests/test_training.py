@@ -9,10 +9,11 @@ from gorp.checkpoint import random_state, seed_everything
 from gorp.encoding import IGNORED, Encoder, Row, answer_loss
 from gorp.errors import GorpError
 from gorp.methods.seq_lora import SeqLoRA
+from gorp.plan import Plan, group_by_length, row_order
 from gorp.progress import SilentProgress
 from gorp.run_config import RunConfig
 from gorp.tasks import TaskStream
-from gorp.training import Flight, Plan, group_by_length, row_order, train_task
+from gorp.training import Flight, train_task
 
 ROWS = 20
 

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from gorp._injection import inject_lora
 from gorp._precision import without_autocast
 from gorp._ranks import check_same_on_all_ranks
+from gorp._sketch import sketch_over_ranks, sketched_rows
 from gorp._taps import tap
 from gorp.config import GORPConfig
 from gorp.errors import FullSpaceWarning, InputError
@@ -22,7 +23,7 @@ from gorp.learned_layer import LearnedLayer
 from gorp.lora import LoRALayer
 from gorp.optimizer import FULL_RANK, LORA, GORPAdamW
 from gorp.random_projection import RandomlyProjectedLinear
-from gorp.space import INPUT, OUTPUT, GradientSpace, LayerSpace, Side, sketch_over_ranks, sketched_rows
+from gorp.space import INPUT, OUTPUT, GradientSpace, LayerSpace, Side
 from gorp.targets import InputRead, input_read, learning_layers
 
 Model = TypeVar("Model", bound=nn.Module)

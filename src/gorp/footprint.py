@@ -9,8 +9,8 @@ from torch import nn
 
 from gorp._linalg import SPARE_COLUMNS
 from gorp._quantized import is_quantized, quantized_layers, scale_bytes
+from gorp._sketch import sketch_numbers
 from gorp.config import GORPConfig
-from gorp.space import sketch_numbers
 from gorp.targets import InputRead, input_read, learning_layers
 
 PARTS = ("weights", "rounding", "stacks", "factors", "projections", "gradients", "moments", "memory", "space")

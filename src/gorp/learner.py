@@ -19,6 +19,7 @@ from gorp.interference import kept_directions, measure, stored_weights
 from gorp.launch import join_ranks
 from gorp.learning_model import LearningModel
 from gorp.methods import load_method
+from gorp.plan import Plan
 from gorp.progress import Progress, SilentProgress, passing_on
 from gorp.report.record import RunRecord, Stage
 from gorp.run_config import RunConfig
@@ -38,7 +39,7 @@ from gorp.run_setup import (
 )
 from gorp.tasks import Example, Task, TaskStream
 from gorp.tasks.task import Metric
-from gorp.training import Flight, Plan, train_task
+from gorp.training import Flight, train_task
 
 
 def run_stream(

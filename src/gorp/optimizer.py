@@ -12,8 +12,9 @@ from torch.optim.adam import adam
 
 from gorp._precision import without_autocast
 from gorp._ranks import mean_over_ranks, ranks
+from gorp._sketch import check_sketch, sketch, sketch_over_ranks
 from gorp.learned_layer import LearnedLayer
-from gorp.space import INPUT, check_sketch, sketch, sketch_over_ranks
+from gorp.space import INPUT
 
 FULL_RANK = "full_rank"
 LORA = "lora"
@@ -36,8 +37,8 @@ class GORPAdamW(Optimizer):
 
     A step with a gradient that is not finite changes nothing and is counted in ``skipped_steps``.
 
-    State per parameter: ``step``, ``exp_avg``, ``exp_avg_sq``, ``sketch`` as :func:`gorp.space.sketch` has it, tensors
-    all; with ``damping``, A and Z have ``energy`` (2,), the squared norms of X P and X.
+    State per parameter: ``step``, ``exp_avg``, ``exp_avg_sq``, ``sketch`` as :func:`gorp._sketch.sketch` has it, all of
+    them tensors; with ``damping``, A and Z have ``energy`` (2,), the squared norms of X P and X.
 
     Args:
         params: what :func:`gorp.param_groups` returns.

@@ -5,11 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -34,12 +33,11 @@ from gorp.errors import GorpError
 from gorp.evaluation import autocast
 from gorp.methods.base import Method
 from gorp.optimizer import gradients_are_finite
+from gorp.plan import Plan
 from gorp.preemption import Stopped, asked, until_the_step_ends
 from gorp.progress import Progress
-from gorp.run_config import TrainingConfig
 
 MOST_SKIPPED_IN_A_ROW = 5
-_LENGTH_WINDOW = 16  # batches whose rows are sorted by length together
 _LOSS_POINTS = 100
 
 
@@ -68,76 +66,6 @@ class Flight:
         stretch = max(1, math.ceil(len(self.losses) / _LOSS_POINTS))
         parts = (self.losses[first : first + stretch] for first in range(0, len(self.losses), stretch))
         return [(int(part[-1][0]), sum(loss for _, loss in part) / len(part)) for part in parts]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that stays the same while a task trains.
-
-    Attributes:
-        rows: the task's rows.
-        seed: of the run and stage; with it the order of rows over all epochs is settled before the first step.
-        folder: existing folder for what trackers write.
-        report_to: trackers of transformers.
-    """
-
-    rows: Sequence[Row]
-    config: TrainingConfig
-    seed: int
-    folder: Path
-    report_to: Sequence[str] = ()
-
-    @property
-    def rows_per_step(self) -> int:
-        """Rows that one optimizer step sees."""
-        return self.config.batch_size * self.config.accumulation_steps
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps of the task."""
-        return math.ceil(len(self.rows) * self.config.epochs / self.rows_per_step)
-
-    def batches(self, step: int, rank: int = 0, ranks: int = 1) -> list[list[Row]]:
-        """The rows of each forward pass still to come after ``step`` steps, in order.
-
-        Of several ranks each gets every ranks-th row of a pass; where that is none, one that counts for nothing.
-        """
-        lengths = [len(row.prompt) + len(row.answer) for row in self.rows]
-        order = row_order(len(self.rows), self.config.epochs, self.seed)
-        if self.config.group_by_length:
-            order = group_by_length(order, lengths, self.rows_per_step, self.seed)
-        passes = range(step * self.rows_per_step, len(order), self.config.batch_size)
-        whole = [[self.rows[index] for index in order[first : first + self.config.batch_size]] for first in passes]
-        return [rows[rank::ranks] or [rows[0].unanswered()] for rows in whole]
-
-    def rate(self, step: int) -> float:
-        """Learning rate of step ``step`` (from 0) as a share of its peak."""
-        warm = math.ceil(self.config.warmup * self.steps)
-        if step < warm:
-            return (step + 1) / warm
-        done = (step - warm) / max(1, self.steps - warm)
-        shapes = {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 + 0.5 * math.cos(math.pi * done)}
-        return max(0.0, shapes[self.config.schedule])
-
-
-def row_order(rows: int, epochs: int, seed: int) -> list[int]:
-    """Every epoch's shuffled row indices, one epoch after the other."""
-    generator = np.random.default_rng(seed)
-    return [int(index) for _ in range(epochs) for index in generator.permutation(rows)]
-
-
-def group_by_length(order: Sequence[int], lengths: Sequence[int], rows_per_step: int, seed: int) -> list[int]:
-    """Reorder rows within windows of 16 steps so that a step's rows are of like length; steps stay shuffled."""
-    generator = np.random.default_rng([seed, 1])
-    window = _LENGTH_WINDOW * rows_per_step
-    grouped: list[int] = []
-    for first in range(0, len(order), window):
-        by_length = sorted(order[first : first + window], key=lambda index: lengths[index])
-        whole = len(by_length) // rows_per_step
-        steps = [by_length[step * rows_per_step : (step + 1) * rows_per_step] for step in range(whole)]
-        grouped += [index for step in generator.permutation(whole) for index in steps[step]]
-        grouped += by_length[whole * rows_per_step :]
-    return grouped
 
 
 def train_task(

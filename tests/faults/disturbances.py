@@ -183,6 +183,6 @@ def no_gradient() -> None:
 def one_row() -> None:
     """A task is one row, again and again: gradients have hardly a rank."""
     patch(
-        "gorp.training:Plan.batches",
+        "gorp.plan:Plan.batches",
         lambda batches: lambda plan, *args: [[plan.rows[0]] * len(rows) for rows in batches(plan, *args)],
     )

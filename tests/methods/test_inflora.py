@@ -7,10 +7,11 @@ from gorp.encoding import Encoder
 from gorp.layer_inputs import collect_inputs
 from gorp.learner import run_stream
 from gorp.methods.inflora import InfLoRA, free_directions, rows_of
+from gorp.plan import Plan
 from gorp.progress import SilentProgress
 from gorp.run_config import RunConfig
 from gorp.tasks import TaskStream
-from gorp.training import Plan, train_task
+from gorp.training import train_task
 
 ENERGY = 0.9
 SETTINGS = {

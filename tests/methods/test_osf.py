@@ -6,10 +6,11 @@ from gorp.checkpoint import seed_everything
 from gorp.encoding import Encoder
 from gorp.errors import InputError
 from gorp.methods.osf import OSF, protected_rank
+from gorp.plan import Plan
 from gorp.progress import SilentProgress
 from gorp.run_config import RunConfig
 from gorp.tasks import TaskStream
-from gorp.training import Plan, train_task
+from gorp.training import train_task
 
 TRAINING = {"epochs": 2, "batch_size": 4, "lr": 0.01, "weight_decay": 0.1}
 

@@ -6,10 +6,11 @@ from gorp.backbones import load_backbone
 from gorp.checkpoint import load_tensors, random_state, save_tensors, set_random_state
 from gorp.encoding import Encoder, answer_loss
 from gorp.methods.seq_full import SeqFull
+from gorp.plan import Plan
 from gorp.progress import SilentProgress
 from gorp.run_config import RunConfig
 from gorp.tasks import TaskStream
-from gorp.training import Plan, train_task
+from gorp.training import train_task
 
 TRAINING = {"epochs": 1, "batch_size": 4, "lr": 1e-3, "weight_decay": 0.1, "max_grad_norm": 0.5}
 
