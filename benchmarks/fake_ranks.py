@@ -29,8 +29,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from gorp import _linalg
-
 Answer = Callable[[Mapping[str, Any]], float]
 
 #: Of each function of gorp that asks a tensor for a value: the answer, given its local variables.
@@ -167,7 +165,6 @@ def fake_ranks(count: int, columns: int = 0) -> Iterator[Meter]:
     try:
         with ExitStack() as stack:
             stack.enter_context(mock.patch.object(device_mesh, "init_device_mesh", real(device_mesh.init_device_mesh)))
-            stack.enter_context(mock.patch.object(_linalg, "orthonormalize", _linalg.cholesky_orthonormalize))
             stack.enter_context(mock.patch.object(torch.utils, "weakref", mock.Mock(getweakrefs=lambda _: [])))
             stack.enter_context(FakeTensorMode())
             stack.enter_context(meter)

@@ -64,13 +64,15 @@ BLOCKS: dict[str, Callable[[], nn.Module]] = {
 def steps_of(
     model: nn.Module, optimizer: torch.optim.Optimizer, rows: int, length: int, penalty: Penalty | None = None
 ) -> Step:
-    """T training steps on one batch of random tokens; the decoder of a T5 sees as many."""
-    tokens = torch.randint(0, VOCABULARY, (rows, length))
+    """T training steps on one batch of random tokens; the decoder of a T5 sees as many. Weights in bf16: autocast."""
+    weight = next(model.parameters())
+    tokens = torch.randint(0, VOCABULARY, (rows, length), device=weight.device)
 
     def steps() -> None:
         for _ in range(T):
             optimizer.zero_grad()
-            output = model(input_ids=tokens, labels=tokens)
+            with torch.autocast(weight.device.type, torch.bfloat16, enabled=weight.dtype is torch.bfloat16):
+                output = model(input_ids=tokens, labels=tokens)
             (output.loss + penalty(output.logits) if penalty else output.loss).backward()
             optimizer.step()
 
@@ -85,8 +87,8 @@ def attach(base: nn.Module, share: float, **settings: object) -> tuple[nn.Module
     for layer in gorp.learned_layers(model).values():
         for side in (layer.space.input, layer.space.output):
             if side is not None and share:
-                side.basis = orthonormalize(torch.randn(side.width, int(share * side.width)))
-                side.energy = torch.ones(side.rank)
+                side.basis = orthonormalize(torch.randn(side.width, int(share * side.width)).to(side.basis))
+                side.energy = torch.ones(side.rank).to(side.basis)
         layer.restart(task=1)
     optimizer = gorp.GORPAdamW(gorp.param_groups(model), lr=1e-4, full_rank_lr=1e-4)
     for group in optimizer.param_groups:

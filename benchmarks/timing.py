@@ -31,10 +31,18 @@ def alternate(candidates: Mapping[str, Callable[[], object]], rounds: int, warm_
     for turn in range(rounds):
         for name in list(candidates)[:: 1 if turn % 2 == 0 else -1]:
             with without_collector():
+                finish()
                 start = time.perf_counter()
                 candidates[name]()
+                finish()
                 seconds[name].append(time.perf_counter() - start)
     return seconds
+
+
+def finish() -> None:
+    """Wait for the accelerator, if there is one, to do what it has been told."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # with a GPU at hand, too: what it does test_devices.py tells
 
 import pytest
 import torch

@@ -1,12 +1,8 @@
-import math
-
 import pytest
 import torch
 
-from gorp import _linalg
 from gorp._linalg import (
     align,
-    cholesky_orthonormalize,
     dominant_subspace,
     energy_rank,
     extend_basis,
@@ -145,55 +141,3 @@ def test_nothing_grows_from_nothing_or_beyond_the_width() -> None:
     assert extend_basis(torch.zeros(8, 0), seeded_normal(5, 8, 1), 0.0)[0].shape == (8, 0)
     full = torch.eye(8)
     assert extend_basis(full, seeded_normal(5, 8, 1), 1.0)[0].shape == (8, 0)
-
-
-@pytest.mark.parametrize("smallest", [1.0, 1e-3, 1e-6], ids="cond {:.0e}".format)
-@pytest.mark.parametrize("shape", [(64, 24), (3, 40, 8), (24, 24)], ids=str)
-def test_cholesky_makes_what_qr_makes(shape: tuple[int, ...], smallest: float) -> None:
-    generator = torch.Generator().manual_seed(3)
-    columns = torch.randn(shape, generator=generator, dtype=torch.float64)
-    u, _, vh = torch.linalg.svd(columns, full_matrices=False)
-    columns = u * torch.logspace(0, math.log10(smallest), shape[-1], dtype=torch.float64) @ vh
-    found = cholesky_orthonormalize(columns)
-    torch.testing.assert_close(found.mT @ found, torch.eye(shape[-1]).double().expand(*shape[:-2], -1, -1))
-    torch.testing.assert_close(found, orthonormalize(columns), rtol=0, atol=1e-7 / smallest)
-    single = cholesky_orthonormalize(columns.float())
-    torch.testing.assert_close(single.mT @ single, torch.eye(shape[-1]).expand(*shape[:-2], -1, -1), rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("scale", [1e-30, 1e30])
-def test_cholesky_is_told_apart_by_directions_not_by_sizes(scale: float) -> None:
-    columns = seeded_normal(40, 8, 1)
-    sizes = scale * 10.0 ** torch.arange(-7.0, 1.0)
-    found = cholesky_orthonormalize(columns * sizes)
-    torch.testing.assert_close(found, orthonormalize(columns), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("rank", [0, 1, 5])
-def test_cholesky_completes_what_is_dependent(rank: int) -> None:
-    columns = seeded_normal(40, rank, 1) @ seeded_normal(rank, 12, 2)
-    found = cholesky_orthonormalize(columns)
-    torch.testing.assert_close(found.T @ found, torch.eye(12), rtol=0, atol=1e-6)
-    torch.testing.assert_close(project_out(columns.T, found), torch.zeros(12, 40), rtol=0, atol=1e-5)
-
-
-def test_cholesky_keeps_what_is_orthonormal_and_what_is_not_finite() -> None:
-    basis = -basis_of(30, 5)
-    torch.testing.assert_close(cholesky_orthonormalize(basis), basis, rtol=0, atol=1e-8)
-    basis[3, 2] = torch.nan
-    assert not cholesky_orthonormalize(basis).isfinite().all()
-
-
-@pytest.mark.parametrize("rank", [3, 24])
-def test_directions_are_the_same_by_cholesky(rank: int, monkeypatch) -> None:
-    """As they are made on CUDA."""
-    matrix = decaying((96, 64)).float() @ decaying((64, 64)).float()[:, :rank] @ seeded_normal(rank, 64, 3)
-    start, basis = seeded_normal(64, 24, 4), basis_of(64, 10).float()
-    by_qr = dominant_subspace(matrix, start, 8, basis)
-    monkeypatch.setattr(_linalg, "orthonormalize", cholesky_orthonormalize)
-    by_cholesky = dominant_subspace(matrix, start, 8, basis)
-    for found in (by_qr, by_cholesky):
-        torch.testing.assert_close(found.u.T @ found.u, torch.eye(8), rtol=0, atol=1e-5)
-        torch.testing.assert_close(found.v.T @ found.v, torch.eye(8), rtol=0, atol=1e-5)
-    energies = [(found.u.T @ project_out(matrix, basis) @ found.v).square().sum() for found in (by_qr, by_cholesky)]
-    torch.testing.assert_close(*energies)

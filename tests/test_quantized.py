@@ -22,6 +22,9 @@ from gorp.run_config import RunConfig
 from gorp.run_setup import load_stream
 
 pytest.importorskip("bitsandbytes", reason="pip install gorp-cl[quantized]")
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="a quantised base is loaded onto the GPU: test_devices.py"
+)
 
 TARGETS = {"lora_targets": ["self_attn.q_proj", "self_attn.v_proj"], "full_rank_targets": ["mlp.gate_proj"]}
 

@@ -45,30 +45,11 @@ def orthonormalize(columns: Tensor) -> Tensor:
     Columns of zeros become whatever completes the others: the same for the same others.
 
     QR fixes Q only up to the signs of R's diagonal; turned positive here, so that a column never flips
-    under the moments that Adam keeps in its coordinates. On CUDA, where QR is slow, by Cholesky.
+    under the moments that Adam keeps in its coordinates.
     """
-    if columns.is_cuda:
-        return cholesky_orthonormalize(columns)
     q, r = torch.linalg.qr(columns)
     signs = torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(q.dtype)
     return q * signs.unsqueeze(-2)
-
-
-def cholesky_orthonormalize(columns: Tensor) -> Tensor:
-    """`orthonormalize` by products alone and triangles (k, k), for which the host never waits: shifted Cholesky QR.
-
-    Three rounds in fp64, the first with a shift (Fukaya et al. 2020, SIAM J. Sci. Comput. 42, A477). Dependent
-    columns are told apart by a billionth of a fixed basis; what is not finite stays so.
-    """
-    d, k = columns.shape[-2:]
-    q = columns.double()
-    eye = torch.eye(k, dtype=q.dtype, device=q.device)
-    norms = torch.linalg.vector_norm(q, dim=-2, keepdim=True)
-    q = q / torch.where(norms > 0, norms, 1.0) + 1e-9 * torch.eye(d, k, dtype=q.dtype, device=q.device)
-    for shift in (11 * (d * k + k * (k + 1)) * torch.finfo(q.dtype).eps, 0.0, 0.0):
-        triangle, _ = torch.linalg.cholesky_ex(q.mT @ q + shift * eye)
-        q = torch.linalg.solve_triangular(triangle, q.mT, upper=False).mT
-    return q.to(columns.dtype)
 
 
 def orthonormalize_off(columns: Tensor, basis: Tensor) -> Tensor:
@@ -135,7 +116,7 @@ def free_and_whole_norm(matrix: Products, basis: Tensor, seed: int) -> tuple[Ten
         basis: S, (in, s), orthonormal columns.
         seed: of the columns.
     """
-    probes = seeded_normal(basis.shape[0], PROBES, seed).to(basis) / PROBES**0.5
+    probes = seeded_normal(basis.shape[0], PROBES, seed).to(basis, non_blocking=True) / PROBES**0.5
     free = project_out(project_out(probes.mT, basis), basis).mT
     seen = matrix @ torch.cat([free, probes], dim=1)  # (out, 2 PROBES)
     return torch.linalg.vector_norm(seen[:, :PROBES]), torch.linalg.vector_norm(seen[:, PROBES:])

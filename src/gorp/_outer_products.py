@@ -56,6 +56,10 @@ class OuterProducts:
         return self._add_to(self.panels[0][0].new_zeros(self.shape, dtype=dtype))
 
     def _add_to(self, matrix: Tensor) -> Tensor:
+        if matrix.dtype is torch.float32 and all(_fit_tensor_cores(left, right) for left, right in self.panels):
+            for left, right in self.panels:
+                matrix += torch.ops.aten.mm.dtype(left.mT, right, torch.float32)
+            return matrix
         for left, right in self._chunks(matrix.dtype):
             matrix.addmm_(left.mT, right)
         return matrix
@@ -71,6 +75,8 @@ class OuterProducts:
 
     def is_cheaper(self, columns: int) -> bool:
         """Whether so many columns, in all products, take less time this way than with G formed first."""
+        if all(_fit_tensor_cores(left, right) for left, right in self.panels):
+            return False
         (out, width), tokens = self.shape, sum(left.shape[0] for left, _ in self.panels)
         return THIN * tokens * (out + width) * columns < out * width * (tokens + THIN * columns)
 
@@ -79,3 +85,9 @@ class OuterProducts:
             rows = max(left.shape[0], 1) if left.dtype is right.dtype is dtype else CHUNK
             for left_part, right_part in zip(left.split(rows), right.split(rows), strict=True):
                 yield left_part.to(dtype), right_part.to(dtype)
+
+
+def _fit_tensor_cores(left: Tensor, right: Tensor) -> bool:
+    """Whether left^T right comes in fp32 at the pace of their own, narrower dtype: exact products, summed in fp32."""
+    narrow = left.dtype is right.dtype and left.dtype in (torch.bfloat16, torch.float16)
+    return narrow and left.is_cuda and hasattr(torch.ops.aten.mm, "dtype")  # torch >= 2.8

@@ -14,7 +14,10 @@ REMAINDER = "rounding_remainder"
 """Name of the int16 buffer (out, in) beside a bf16 ``weight``."""
 
 ROWS_AT_A_TIME = 256
-"""Rows of a bf16 weight that are joined to fp32 at a time."""
+"""Rows of a bf16 weight that are joined to fp32 at a time: what a CPU's cache holds; an accelerator takes more."""
+
+NUMBERS_AT_A_TIME = 2**22
+"""Numbers that an accelerator joins at a time: enough that calling it costs little beside them."""
 
 
 def split(exact: Tensor) -> tuple[Tensor, Tensor]:
@@ -33,6 +36,7 @@ def join(rounded: Tensor, remainder: Tensor) -> Tensor:
 
 def add_to_halves(rounded: Tensor, remainder: Tensor, left: Tensor, right: Tensor) -> None:
     """Add left @ right, fp32, to the fp32 that two halves (out, in) join to, in place; a whole one is never held."""
-    for upper, lower, rows in zip(*(whole.split(ROWS_AT_A_TIME) for whole in (rounded, remainder, left)), strict=True):
+    count = ROWS_AT_A_TIME if rounded.device.type == "cpu" else max(1, NUMBERS_AT_A_TIME // right.shape[1])
+    for upper, lower, rows in zip(*(whole.split(count) for whole in (rounded, remainder, left)), strict=True):
         for half, new in zip((upper, lower), split(join(upper, lower).addmm_(rows, right)), strict=True):
             half.copy_(new)

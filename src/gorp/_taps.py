@@ -74,7 +74,7 @@ def input_rows(inputs: Tensor, delta: Tensor, weighted: bool, seed: int) -> Tens
     factors = weights.sqrt()
     if len(rows) <= ROWS_PER_USE:
         return rows * factors[:, None]
-    rows = rows * (factors * random_signs(len(rows), seed).to(factors))[:, None]
+    rows = rows * (factors * random_signs(len(rows), seed).to(factors, non_blocking=True))[:, None]
     return F.pad(rows, (0, 0, 0, -len(rows) % ROWS_PER_USE)).view(-1, ROWS_PER_USE, rows.shape[-1]).sum(dim=0)
 
 

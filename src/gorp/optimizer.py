@@ -124,9 +124,10 @@ class GORPAdamW(Optimizer):
             if group["weight_decay"]:
                 torch._foreach_mul_(params, 1 - float(group["lr"]) * group["weight_decay"])
             steps = [
-                layer.project_step(side, direction) * layer.stride
-                for (layer, side), direction in zip(owners, directions, strict=True)
+                layer.project_step(side, direction) for (layer, side), direction in zip(owners, directions, strict=True)
             ]
+            if any("energy" in state for state in states):  # of a damped layer
+                steps = [step * layer.stride for (layer, _), step in zip(owners, steps, strict=True)]
             torch._foreach_add_(params, steps, alpha=-float(group["lr"]))
             for (layer, side), state in zip(owners, states, strict=True):
                 self._remember(layer, side, state)
