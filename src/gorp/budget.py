@@ -45,23 +45,24 @@ class Judge:
         found = {}
         for position in learnt:
             task, base = self.record.tasks[position], learnt[max(position, since)]
-            loss = self.loss(task, base, stage, scores, confidence)
+            loss = self._loss(task, base, stage, scores, confidence)
             if loss is not None and task not in withdrawn:
                 found[task] = loss
         return found
 
-    def loss(self, task: str, before: Stage, after: Stage, scores: RowScores, confidence: float) -> Loss | None:
-        """What one task lost between two stages; None where it was not measured after both.
+    def loss_between(self, task: str, before: Stage, after: Stage, confidence: float) -> Loss | None:
+        """What one task lost between two stages of the record; None where it was not measured after both."""
+        name = next((stage.task for stage in self.record.stages if stage is after), "")
+        return self._loss(task, before, after, self.row_scores.get(name, {}), confidence)
 
-        Args:
-            scores: those of every task's rows after the later stage.
-        """
+    def _loss(self, task: str, before: Stage, after: Stage, scores: RowScores, confidence: float) -> Loss | None:
+        """``scores`` are those of every task's rows after the later stage."""
         position = self.record.tasks.index(task)
         earlier, later = (dict(enumerate(stage.scores)).get(position) for stage in (before, after))
         if earlier is None or later is None:
             return None
-        rows_before = self.row_scores.get(self.record.tasks[before.index], {}).get(task)
-        if rows_before is None or task not in scores:  # a stage of an earlier version
+        rows_before = self.row_scores.get(before.task, {}).get(task)
+        if rows_before is None or task not in scores:  # nothing is kept of single rows
             return unpaired_loss(earlier, later, self.rows[task], confidence)
         return paired_loss(rows_before.tolist(), scores[task].tolist(), confidence)
 

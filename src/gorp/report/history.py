@@ -84,5 +84,5 @@ def _outcome(stage: Stage) -> str | None:
         return None
     breaches = stage.budget.breaches()
     if not breaches:
-        return "within"
+        return f"within, attempt {stage.budget.attempt + 1}" if stage.budget.attempt else "within"
     return "lost " + ", ".join(f"{name} {loss.points:.1f}" for name, loss in breaches.items())
