@@ -192,6 +192,6 @@ def test_stages_of_an_earlier_version_are_held_against_their_scores(settings, ta
 
 def test_the_learner_looks_at_the_budget_once_a_stage(settings, tasks, first, tmp_path, monkeypatch):
     run, calls = shutil.copytree(first, tmp_path / "run"), []
-    monkeypatch.setattr(gorp.learner, "settle", lambda folder, budget: calls.append(folder.state.stages) or False)
+    monkeypatch.setattr(gorp.learner, "settle", lambda folder, record, budget: calls.append(folder.state.stages) or False)
     run_stream(settings(), run, tasks)
     assert calls == [1, 2]

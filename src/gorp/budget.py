@@ -104,10 +104,15 @@ def gentler(config: RunConfig, attempt: int) -> RunConfig:
     )
 
 
-def settle(folder: RunFolder, budget: BudgetConfig) -> bool:
+def settle(folder: RunFolder, record: RunRecord, budget: BudgetConfig) -> bool:
     """Do what the budget asks for after the last stage; nothing where that is within it, or was accepted.
 
     Told by what is saved alone, so that it is done however the run was ended before.
+
+    Args:
+        folder: the run's, locked by the caller.
+        record: of the run as it is; given, for of several ranks the first may have changed the file already.
+        budget: what counts now.
 
     Returns:
         Whether the task is to be learnt again.
@@ -115,7 +120,7 @@ def settle(folder: RunFolder, budget: BudgetConfig) -> bool:
     Raises:
         BudgetExceeded: the run stops here; the message says what was lost and how to go on.
     """
-    record, state = folder.record(), folder.state
+    state = folder.state
     if not record.stages or state is None or is_accepted(state.events, state.stages):
         return False
     stage = record.stages[-1]

@@ -248,7 +248,7 @@ class ContinualLearner:
         self._check_current()
         before = self.learnt
         try:
-            again = settle(self.folder, self.config.budget)
+            again = settle(self.folder, self.record, self.config.budget)
         finally:
             if self.learnt != before:
                 self.record, self.tasks = self.folder.record(), self.folder.tasks()
