@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-import gorp.learner
+import gorp.standing
 from gorp.backbones import load_backbone
 from gorp.errors import BudgetExceeded, GorpError, InputError
 from gorp.learner import ContinualLearner, run_stream
@@ -149,14 +149,14 @@ def test_a_retry_that_is_killed_goes_on_as_the_same_attempt(
     config = settings(on_breach="retry", retries=1, retry_lr=0.001)
     whole = shutil.copytree(first, tmp_path / "whole")
     run_stream(config, whole, tasks)
-    run, put_up = shutil.copytree(first, tmp_path / "run"), ContinualLearner._put_up
+    run, put_up = shutil.copytree(first, tmp_path / "run"), ContinualLearner.put_up
 
     def killed(self, model=None):
         if model is None:
             raise Killed
         put_up(self, model)
 
-    monkeypatch.setattr(ContinualLearner, "_put_up", killed)
+    monkeypatch.setattr(ContinualLearner, "put_up", killed)
     with pytest.raises(Killed):
         run_stream(config, run, tasks)
     monkeypatch.undo()
@@ -192,6 +192,8 @@ def test_stages_of_an_earlier_version_are_held_against_their_scores(settings, ta
 
 def test_the_learner_looks_at_the_budget_once_a_stage(settings, tasks, first, tmp_path, monkeypatch):
     run, calls = shutil.copytree(first, tmp_path / "run"), []
-    monkeypatch.setattr(gorp.learner, "settle", lambda folder, record, budget: calls.append(folder.state.stages) or False)
+    monkeypatch.setattr(
+        gorp.standing, "settle", lambda folder, record, budget: calls.append(folder.state.stages) or False
+    )
     run_stream(settings(), run, tasks)
     assert calls == [1, 2]

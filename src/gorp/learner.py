@@ -13,16 +13,12 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gorp._quantized import quantized_layers
-from gorp.budget import Judge, accept_breach, check_not_again, gentler, gentler_settings, settle
+from gorp.budget import Judge, gentler_settings
 from gorp.checkpoint import model_fingerprint, seed_everything
-from gorp.encoding import Encoder
-from gorp.errors import FullSpaceWarning, GorpError, InputError, nearest
-from gorp.events import attempt_due
+from gorp.errors import FullSpaceWarning, InputError, nearest
 from gorp.interference import kept_directions, measure, stored_weights
 from gorp.launch import join_ranks
-from gorp.learning_model import LearningModel
 from gorp.methods import load_method
-from gorp.methods.base import Method
 from gorp.metrics import mean
 from gorp.plan import Plan
 from gorp.progress import Progress, SilentProgress, passing_on
@@ -42,7 +38,7 @@ from gorp.run_setup import (
     rows_of,
     settle_config,
 )
-from gorp.run_state import KnownTask
+from gorp.standing import Standing
 from gorp.tasks import Example, Task, TaskStream
 from gorp.tasks.task import Metric
 from gorp.training import Flight, train_task
@@ -86,7 +82,7 @@ def run_stream(
     return learner.record
 
 
-class ContinualLearner:
+class ContinualLearner(Standing):
     """One model that learns task after task in a run folder.
 
     Made on the folder of an interrupted or finished run, it goes on from there: tasks learnt already are passed over.
@@ -105,11 +101,6 @@ class ContinualLearner:
             configuration. Nothing in the folder is touched.
     """
 
-    model: PreTrainedModel
-    learning: LearningModel
-    method: Method
-    encoder: Encoder
-
     def __init__(
         self,
         model: PreTrainedModel,
@@ -120,40 +111,22 @@ class ContinualLearner:
         progress: Progress | None = None,
         reload: Callable[[], PreTrainedModel] | None = None,
     ) -> None:
-        self._device, self._reload = join_ranks(), reload
-        self.folder = RunFolder(run_dir)
+        device = join_ranks()
+        folder = RunFolder(run_dir)
+        super().__init__(folder, settle_config(folder, method, config), tokenizer, device, reload)
         self.progress = progress or SilentProgress()
-        self.config = settle_config(self.folder, method, config)
-        if self.config.budget.on_breach == "retry" and self.config.budget.max_forgetting is not None and not reload:
-            raise InputError(
-                "budget.on_breach 'retry' needs `reload` of the learner; without it accepted: stop, rollback"
-            )
         if any(quantized_layers(model)):
             check_on_quantized(load_method(self.config.method))
         base_model, model_settings = model_fingerprint(model), describe_model(model, tokenizer)
         check_model(self.folder, base_model, model_settings)
-        self._tokenizer = tokenizer
-        self._put_up(model)
+        self.put_up(model)
         if self.folder.state is None:
             with self.folder.locked():
                 record = new_record(self.config, self.folder.path)
                 self.folder.start(base_model, self.config, record, model_settings)
-        self.record = self.folder.record()
-        self.tasks, self.unseen = self.folder.tasks(), self.folder.unseen()
+        self.catch_up()
+        self.unseen = self.folder.unseen()
         self.folder.inputs(), self.folder.row_scores()  # a damaged one is told now; kept are they in files alone
-
-    def _put_up(self, model: PreTrainedModel | None = None) -> None:
-        """Have a base model, one loaded anew if not given, stand as the last finished stage left it."""
-        self._attempt = attempt_due(self.folder.state.events) if self.folder.state else 0
-        if model is None:
-            assert self._reload is not None
-            del self.model, self.learning, self.method, self.encoder  # there may be no room for two
-            model = self._reload()
-        if getattr(model, "hf_device_map", None) is None:
-            model.to(self._device)  # type: ignore[arg-type]  # transformers
-        self._stands_at, self.model, config = self.folder.stands_at, model, gentler(self.config, self._attempt)
-        self.learning = LearningModel(model, self._tokenizer, config, self.folder.stage_files(), self.folder.path)
-        self.method, self.encoder = self.learning.method, self.learning.encoder
 
     @classmethod
     def of_run(
@@ -202,7 +175,7 @@ class ContinualLearner:
         if self.method.learns_jointly:
             raise InputError(f"method {self.method.name!r} learns all tasks at once; give them to learn_stream")
         with self.folder.locked(), self.progress:
-            self._settle([task])
+            self.settle([task])
             self._announce([task])
             self._learn_next([task])
 
@@ -217,16 +190,9 @@ class ContinualLearner:
             GorpError: training failed, or another process works on the run.
         """
         with self.folder.locked(), self.progress:
-            self._settle(tasks)
+            self.settle(tasks)
             self._announce(tasks, tasks.unseen if isinstance(tasks, TaskStream) else None)
             self._learn_next(tasks)
-
-    def accept_breach(self) -> None:
-        """Go on from the last task whatever it cost the others; later losses are counted from there."""
-        if self.learnt:
-            with self.folder.locked():
-                accept_breach(self.folder)
-            self.record = self.folder.record()
 
     def evaluate(self, names: Sequence[str] = (), split: str = "test") -> dict[str, float | None]:
         """Score tasks by name, all known ones if none is named; None where a task has no rows in ``split``.
@@ -234,7 +200,7 @@ class ContinualLearner:
         Raises:
             InputError: a name is not a task of this run, or the split is not test or validation.
         """
-        self._check_current()
+        self.check_current()
         if split not in ("test", "validation"):
             raise InputError(f"unknown split {split!r}; accepted: test, validation")
         known = {task.name: task for task in (*self.tasks, *self.unseen)}
@@ -242,33 +208,6 @@ class ContinualLearner:
             if name not in known:
                 raise InputError(f"no task {name!r} in this run{nearest(name, known)}; tasks: {', '.join(known)}")
         return {name: self.score(rows_of(known[name], split), name, known[name].metric) for name in names or known}
-
-    def _settle(self, tasks: Sequence[Task]) -> None:
-        """Do what the budget asks for after the last stage, and refuse to learn what was taken back for its breach."""
-        self._check_current()
-        before = self.learnt
-        try:
-            again = settle(self.folder, self.record, self.config.budget)
-        finally:
-            if self.learnt != before:
-                self.record, self.tasks = self.folder.record(), self.folder.tasks()
-                if self._reload is not None:
-                    self._put_up()
-        if again and self.folder.state:
-            self.progress.warning(f"{self.folder.state.events[-1].note}; it is learnt again, more gently")
-        following = [task for task in tasks if task.name not in {known.name for known in self.tasks[: self.learnt]}]
-        if following:
-            check_not_again(self.folder, KnownTask.of(following[0]), self.config.budget)
-
-    def _check_current(self) -> None:
-        """Refuse to go on with a model that no longer is what its run folder says."""
-        if self._stands_at != self.folder.stands_at:
-            raise GorpError(f"{self.folder.path}: a task was taken back; make a new learner on the folder to go on")
-
-    @property
-    def learnt(self) -> int:
-        """How many tasks are learnt."""
-        return self.folder.state.stages if self.folder.state is not None else 0
 
     def _announce(self, tasks: Sequence[Task], unseen: Sequence[Task] | None = None) -> None:
         """Make tasks known: each gets a column in the record, filled with its score before it is learnt.
@@ -319,9 +258,9 @@ class ContinualLearner:
         elif waiting:
             while self.learnt < len(self.tasks):
                 self._learn_stage(given[self.tasks[self.learnt].name], self.learnt)
-                self._settle(())
-                if self._attempt:
-                    self._put_up()
+                self.settle(())
+                if self.attempt:
+                    self.put_up()
         else:
             self.progress.message(f"{self.folder.path}: finished already, nothing to do")
         self.progress.run_finished()
@@ -375,13 +314,13 @@ class ContinualLearner:
         )
         record = self.record.model_copy(deep=True)
         judge = Judge(record, self.folder.row_scores(), {known.name: len(self._rows(known)) for known in self.tasks})
-        settings = gentler_settings(self.config, self._attempt)
-        stage.budget = judge.verdict(stage, row_scores, self.config.budget, self._attempt, settings)
+        settings = gentler_settings(self.config, self.attempt)
+        stage.budget = judge.verdict(stage, row_scores, self.config.budget, self.attempt, settings)
         record.stages = [*record.stages, stage]
         record.finished = index + 1 == len(record.tasks)
         files = StageFiles(self.method.weights(), self.method.state(), self.method.space, inputs, row_scores)
         self.folder.finish_stage(record, files)
-        self.record, self._stands_at = record, self.folder.stands_at
+        self.has_learnt(record)
         self.progress.stage_finished(index, task.name, scores, sum(stage.seconds.values()))
 
     def _take_up_flight(self, optimizer: torch.optim.Optimizer) -> tuple[Flight, dict[str, Any] | None]:

@@ -94,8 +94,9 @@ def test_a_budget_that_is_exceeded_is_exit_code_3_with_a_report(gorp, forgetful,
     assert "task 'animal' cost earlier tasks more points than the 1 allowed: colour" in err
     assert "cost more than the 1 points that it was allowed to cost" in (run / "report.html").read_text()
     rows = tmp_path / "size.jsonl"
-    words = ["big", "small"] * 40
-    rows.write_text("".join(json.dumps({"text": f"a {word} cat", "label": word}) + "\n" for word in words))
+    words = [(number, word) for number in range(40) for word in ("big", "small")]
+    texts = [{"text": f"a {word} cat {number}", "label": word} for number, word in words]
+    rows.write_text("".join(json.dumps(text) + "\n" for text in texts))
     assert gorp("rollback", run, "--to", "animal")[0] == 0  # forget that the third task waits
     code, _, err = gorp("learn", run, rows, "--quiet")
     assert (code, "--accept-breach" in err) == (3, True), err
