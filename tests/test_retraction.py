@@ -236,6 +236,17 @@ def test_a_later_task_that_is_rolled_back_leaves_it_retracted(run, tasks, tmp_pa
     assert RunFolder(path).stage_files().space.retracted == folder.record().retracted == ["animal"]
 
 
+def test_a_task_that_is_put_back_and_rolled_back_again_leaves_it_retracted(run, tmp_path):
+    path = shutil.copytree(run, tmp_path / "run")
+    folder = RunFolder(path)
+    with folder.locked():
+        roll_back(folder, "colour")
+        retract_task(folder, "colour")
+        for to, withdrawn in (("animal", []), ("colour", ["colour"])):
+            roll_back(folder, to)
+            assert folder.stage_files().space.retracted == folder.record().retracted == withdrawn
+
+
 def test_a_kill_at_any_instant_leaves_the_old_space_or_the_new_one(run, tmp_path, monkeypatch):
     class Killed(BaseException):
         pass

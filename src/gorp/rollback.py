@@ -38,8 +38,9 @@ def roll_back(folder: RunFolder, to: str, note: str = "") -> None:
     _verify(folder, whole, stages[to])
     forward = stages[to] > before.stages
     target = _as_it_was(whole.state, stages[to], with_waiting=forward and stages[to] == whole.state.stages)
-    if stages[to] == before.stages:
-        target.spaces = {earlier: space for earlier, space in before.spaces.items() if earlier < before.stages}
+    undone = {before.stages} if stages[to] == before.stages else set()
+    spaces = {**whole.state.spaces, **before.spaces}
+    target.spaces = {at: space for at, space in spaces.items() if at <= stages[to] and at not in undone}
     if replace(target, events=before.events) == before:
         return
     if kept is None:
@@ -76,7 +77,7 @@ def _as_it_was(state: RunState, stages: int, with_waiting: bool) -> RunState:
         tasks=state.tasks if with_waiting else state.tasks[:stages],
         unseen=state.unseen if stages else [],
         flight=None,
-        spaces={earlier: space for earlier, space in state.spaces.items() if earlier <= stages},
+        spaces={at: space for at, space in state.spaces.items() if at <= stages},
     )
 
 
