@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -12,6 +13,7 @@ os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # with a GPU at hand, too: 
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     BertConfig,
@@ -139,3 +141,40 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def tiny_stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The YAML file of a stream of three small tasks."""
     return write_stream(tmp_path_factory.mktemp("stream"))
+
+
+@pytest.fixture(scope="session")
+def forgetful(tmp_path_factory: pytest.TempPathFactory, tiny_models: dict[str, Path]) -> dict[str, object]:
+    """Settings of a run that forgets each task wholly as it learns the next."""
+    stream = write_stream(tmp_path_factory.mktemp("forgetful"), train_rows=64, test_rows=40)
+    return {
+        "method": "seq-lora",
+        "model": str(tiny_models["seq2seq"]),
+        "stream": str(stream),
+        "training": {"epochs": 6, "lr": 0.03, "batch_size": 8},
+        "lora": {"rank": 4},
+        "data": {"test_rows": 40, "validation_rows": 4},
+    }
+
+
+@pytest.fixture(scope="session")
+def assert_same_run() -> Callable[[Path, Path], None]:
+    """Asserts that two run folders have the same files, tensors and record, but for times and where they are."""
+    from gorp.report.record import RunRecord
+
+    def compare(found: Path, expected: Path) -> None:
+        one, other = (RunRecord.load(folder).comparable() for folder in (found, expected))
+        assert one == other
+        left_out = {"run.lock", "report.html"}
+        names = [
+            sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.name not in left_out)
+            for folder in (found, expected)
+        ]
+        assert names[0] == names[1]
+        for name in names[1]:
+            if name.endswith(".safetensors"):
+                tensors, theirs = load_file(found / name), load_file(expected / name)
+                assert tensors.keys() == theirs.keys()
+                assert all(torch.equal(value.nan_to_num(), theirs[key].nan_to_num()) for key, value in tensors.items())
+
+    return compare

@@ -50,6 +50,22 @@ def verify(path: Path) -> None:
         )
 
 
+def verify_folder(folder: Path) -> None:
+    """Do nothing if every file of a folder that ``checksums.json`` there names is what it says.
+
+    Raises:
+        InputError: one is another, or gone, or the folder is.
+        OSError: a file cannot be read.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; put back a copy of it")
+    beside = folder / CHECKSUMS
+    for name in read_json(beside) if beside.exists() else ():
+        if not (folder / name).exists():
+            raise InputError(f"{folder / name}: no such file; put back a copy of it")
+        verify(folder / name)
+
+
 def is_expected(path: Path) -> bool:
     """Whether a file is there, or ``checksums.json`` beside it says that it should be."""
     beside = path.with_name(CHECKSUMS)

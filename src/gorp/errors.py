@@ -26,6 +26,12 @@ class BusyError(GorpError):
     """Another process holds what this one needs; it may be had later."""
 
 
+class BudgetExceeded(GorpError):  # noqa: N818 - a run that stops as it was told to is no error
+    """Earlier tasks lost more than the run's forgetting budget allows."""
+
+    exit_code: ClassVar[int] = 3
+
+
 class FullSpaceWarning(UserWarning):
     """Layers have no room left: they keep what they know and learn no more."""
 

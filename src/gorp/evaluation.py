@@ -92,13 +92,21 @@ class Evaluator:
     def score(
         self, examples: Sequence[Example], on_step: OnStep | None = None, metric: Metric = "exact_match"
     ) -> float:
-        """Score in percent, the mean over the examples.
+        """Score in percent, the mean over the examples; otherwise as `score_rows`."""
+        rows = self.score_rows(examples, on_step, metric)
+        return sum(rows) / len(rows)
+
+    def score_rows(
+        self, examples: Sequence[Example], on_step: OnStep | None = None, metric: Metric = "exact_match"
+    ) -> list[float]:
+        """The score of each example in percent.
 
         Raises:
             GorpError: the metric needs a library that is not installed; raised before anything is answered.
         """
         score = load_rouge_l() if metric == "rouge_l" else exact_match
-        return score(self.predict(examples, on_step), examples)
+        answers = self.predict(examples, on_step)
+        return [score([answer], [example]) for answer, example in zip(answers, examples, strict=True)]
 
     def predict(self, examples: Sequence[Example], on_step: OnStep | None = None) -> list[str]:
         """The model's answer to each example, in the order given; ``on_step(done, total)`` is called per batch.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,12 +13,13 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gorp._quantized import quantized_layers
+from gorp.budget import Judge, gentler_settings
 from gorp.checkpoint import model_fingerprint, seed_everything
 from gorp.errors import FullSpaceWarning, InputError, nearest
 from gorp.interference import kept_directions, measure, stored_weights
 from gorp.launch import join_ranks
-from gorp.learning_model import LearningModel
 from gorp.methods import load_method
+from gorp.metrics import mean
 from gorp.plan import Plan
 from gorp.progress import Progress, SilentProgress, passing_on
 from gorp.report.record import RunRecord, Stage
@@ -37,6 +38,7 @@ from gorp.run_setup import (
     rows_of,
     settle_config,
 )
+from gorp.standing import Standing
 from gorp.tasks import Example, Task, TaskStream
 from gorp.tasks.task import Metric
 from gorp.training import Flight, train_task
@@ -47,6 +49,7 @@ def run_stream(
     run_dir: str | Path,
     stream: Sequence[Task] | None = None,
     progress: Progress | None = None,
+    accept_breach: bool = False,
 ) -> RunRecord:
     """Learn a whole stream, or go on with an interrupted run of it; a finished run is returned as it is.
 
@@ -54,20 +57,32 @@ def run_stream(
         config: the run.
         run_dir: its folder.
         stream: the tasks, if not those that ``config`` names; the unseen ones of a `TaskStream` are measured, too.
+        accept_breach: go on whatever the last task that was learnt has cost.
 
     Raises:
         InputError: the configuration, the data, or the run folder does not fit.
+        BudgetExceeded: a task cost the earlier ones more than the budget allows.
         GorpError: training failed; see the message. What was saved stays.
     """
     join_ranks()  # before a device is chosen for the model
     tasks = stream if stream is not None else load_stream(config)
     backbone = load_base(config)
-    learner = ContinualLearner(backbone.model, backbone.tokenizer, run_dir=run_dir, config=config, progress=progress)
+    learner = ContinualLearner(
+        backbone.model,
+        backbone.tokenizer,
+        run_dir=run_dir,
+        config=config,
+        progress=progress,
+        reload=lambda: load_base(config).model,
+    )
+    del backbone  # the learner may have to load another
+    if accept_breach:
+        learner.accept_breach()
     learner.learn_stream(tasks)
     return learner.record
 
 
-class ContinualLearner:
+class ContinualLearner(Standing):
     """One model that learns task after task in a run folder.
 
     Made on the folder of an interrupted or finished run, it goes on from there: tasks learnt already are passed over.
@@ -79,6 +94,7 @@ class ContinualLearner:
         run_dir: the run folder, made if it does not exist.
         config: the run's settings; those of the folder, or the defaults, if not given.
         progress: is told what happens.
+        reload: gives the base model anew, for a budget under which tasks are taken back.
 
     Raises:
         InputError: unknown method, targets that do not fit the model, or the folder of another base model, method or
@@ -93,31 +109,32 @@ class ContinualLearner:
         run_dir: str | Path = "runs/run",
         config: RunConfig | None = None,
         progress: Progress | None = None,
+        reload: Callable[[], PreTrainedModel] | None = None,
     ) -> None:
         device = join_ranks()
-        self.folder = RunFolder(run_dir)
+        folder = RunFolder(run_dir)
+        super().__init__(folder, settle_config(folder, method, config), tokenizer, device, reload)
         self.progress = progress or SilentProgress()
-        self.config = settle_config(self.folder, method, config)
         if any(quantized_layers(model)):
             check_on_quantized(load_method(self.config.method))
         base_model, model_settings = model_fingerprint(model), describe_model(model, tokenizer)
         check_model(self.folder, base_model, model_settings)
-        if getattr(model, "hf_device_map", None) is None:
-            model.to(device)  # type: ignore[arg-type]  # transformers
-        self.model = model
-        self.learning = LearningModel(model, tokenizer, self.config, self.folder.stage_files(), self.folder.path)
-        self.method, self.encoder = self.learning.method, self.learning.encoder
+        self.put_up(model)
         if self.folder.state is None:
             with self.folder.locked():
                 record = new_record(self.config, self.folder.path)
                 self.folder.start(base_model, self.config, record, model_settings)
-        self.record = self.folder.record()
-        self.tasks, self.unseen = self.folder.tasks(), self.folder.unseen()
-        self.folder.inputs()  # a damaged one is told now, not once a task has been learnt; kept are they in files alone
+        self.catch_up()
+        self.unseen = self.folder.unseen()
+        self.folder.inputs(), self.folder.row_scores()  # a damaged one is told now; kept are they in files alone
 
     @classmethod
     def of_run(
-        cls, run_dir: str | Path, progress: Progress | None = None, model: str | None = None
+        cls,
+        run_dir: str | Path,
+        progress: Progress | None = None,
+        model: str | None = None,
+        budget: Mapping[str, Any] | None = None,
     ) -> ContinualLearner:
         """The learner of an existing run, as its last finished stage left it.
 
@@ -125,6 +142,7 @@ class ContinualLearner:
             run_dir: the run folder.
             progress: is told what happens.
             model: where the base model is now, if not where the run's configuration says.
+            budget: settings of the forgetting budget that take the place of the run's.
 
         Raises:
             InputError: no run there, or its base model cannot be found.
@@ -135,18 +153,29 @@ class ContinualLearner:
             raise InputError(f"{run_dir}: the run does not say where its base model is; give it (--model)")
         join_ranks()
         backbone = load_base(config, source)
-        return cls(backbone.model, backbone.tokenizer, run_dir=run_dir, progress=progress)
+        overrides = [f"budget.{key}={value}" for key, value in (budget or {}).items()]
+        config = RunConfig.from_mapping(config.model_dump(), overrides)
+        return cls(
+            backbone.model,
+            backbone.tokenizer,
+            run_dir=run_dir,
+            config=config,
+            progress=progress,
+            reload=lambda: load_base(config, source).model,
+        )
 
     def learn(self, task: Task) -> None:
         """Learn one more task and evaluate every task known; a task learnt already is passed over.
 
         Raises:
             InputError: another task of that name is known, or the method learns all tasks at once.
+            BudgetExceeded: it, or the task before it, cost the earlier ones more than the budget allows.
             GorpError: training failed, or another process works on the run.
         """
         if self.method.learns_jointly:
             raise InputError(f"method {self.method.name!r} learns all tasks at once; give them to learn_stream")
         with self.folder.locked(), self.progress:
+            self.settle([task])
             self._announce([task])
             self._learn_next([task])
 
@@ -157,9 +186,11 @@ class ContinualLearner:
 
         Raises:
             InputError: the folder is the run of another stream.
+            BudgetExceeded: a task cost the earlier ones more than the budget allows.
             GorpError: training failed, or another process works on the run.
         """
         with self.folder.locked(), self.progress:
+            self.settle(tasks)
             self._announce(tasks, tasks.unseen if isinstance(tasks, TaskStream) else None)
             self._learn_next(tasks)
 
@@ -169,6 +200,7 @@ class ContinualLearner:
         Raises:
             InputError: a name is not a task of this run, or the split is not test or validation.
         """
+        self.check_current()
         if split not in ("test", "validation"):
             raise InputError(f"unknown split {split!r}; accepted: test, validation")
         known = {task.name: task for task in (*self.tasks, *self.unseen)}
@@ -176,11 +208,6 @@ class ContinualLearner:
             if name not in known:
                 raise InputError(f"no task {name!r} in this run{nearest(name, known)}; tasks: {', '.join(known)}")
         return {name: self.score(rows_of(known[name], split), name, known[name].metric) for name in names or known}
-
-    @property
-    def learnt(self) -> int:
-        """How many tasks are learnt."""
-        return self.folder.state.stages if self.folder.state is not None else 0
 
     def _announce(self, tasks: Sequence[Task], unseen: Sequence[Task] | None = None) -> None:
         """Make tasks known: each gets a column in the record, filled with its score before it is learnt.
@@ -229,8 +256,11 @@ class ContinualLearner:
         if self.method.learns_jointly and waiting:
             self._learn_stage(join_tasks([given[name] for name in waiting]), len(self.tasks) - 1)
         elif waiting:
-            for index, name in enumerate(waiting, start=self.learnt):
-                self._learn_stage(given[name], index)
+            while self.learnt < len(self.tasks):
+                self._learn_stage(given[self.tasks[self.learnt].name], self.learnt)
+                self.settle(())
+                if self.attempt:
+                    self.put_up()
         else:
             self.progress.message(f"{self.folder.path}: finished already, nothing to do")
         self.progress.run_finished()
@@ -262,7 +292,13 @@ class ContinualLearner:
         layers = measure(before, self.method.effective_weights(), kept, self.method.space, self.folder.inputs(), stored)
         memory_seconds = watch.lap()
         everything = self.config.evaluation.each_stage == "all" or index + 1 == len(self.tasks)
-        scores = [self._score(known) if everything or at == index else None for at, known in enumerate(self.tasks)]
+        rows_scored = [
+            self._score_rows(known) if everything or at == index else [] for at, known in enumerate(self.tasks)
+        ]
+        row_scores = {
+            known.name: torch.tensor(rows) for known, rows in zip(self.tasks, rows_scored, strict=True) if rows
+        }
+        scores = [mean(rows) for rows in rows_scored]
         unseen = {known.name: self._score(known) if everything else None for known in self.unseen}
         stage = Stage(
             index=index,
@@ -277,12 +313,14 @@ class ContinualLearner:
             unseen=unseen,
         )
         record = self.record.model_copy(deep=True)
+        judge = Judge(record, self.folder.row_scores(), {known.name: len(self._rows(known)) for known in self.tasks})
+        settings = gentler_settings(self.config, self.attempt)
+        stage.budget = judge.verdict(stage, row_scores, self.config.budget, self.attempt, settings)
         record.stages = [*record.stages, stage]
         record.finished = index + 1 == len(record.tasks)
-        self.folder.finish_stage(
-            record, StageFiles(self.method.weights(), self.method.state(), self.method.space, inputs)
-        )
-        self.record = record
+        files = StageFiles(self.method.weights(), self.method.state(), self.method.space, inputs, row_scores)
+        self.folder.finish_stage(record, files)
+        self.has_learnt(record)
         self.progress.stage_finished(index, task.name, scores, sum(stage.seconds.values()))
 
     def _take_up_flight(self, optimizer: torch.optim.Optimizer) -> tuple[Flight, dict[str, Any] | None]:
@@ -295,16 +333,25 @@ class ContinualLearner:
 
     def score(self, examples: Sequence[Example], name: str, metric: Metric = "exact_match") -> float | None:
         """Score in percent on examples of any kind, reported under ``name``; None if there are none."""
-        if not examples:
-            return None
-        known = [task.name for task in self.tasks]
-        position = known.index(name) if name in known else None
-        score = self.learning.score(examples, position, metric, partial(self.progress.evaluation_step, name))
-        self.progress.task_evaluated(name, score)
-        return score
+        return mean(self._score_examples(examples, name, metric))
 
     def _score(self, task: Task) -> float | None:
-        return self.score(rows_of(task, self.config.evaluation.split), task.name, task.metric)
+        return mean(self._score_rows(task))
+
+    def _score_rows(self, task: Task) -> list[float]:
+        return self._score_examples(self._rows(task), task.name, task.metric)
+
+    def _rows(self, task: Task) -> list[Example]:
+        return rows_of(task, self.config.evaluation.split)
+
+    def _score_examples(self, examples: Sequence[Example], name: str, metric: Metric) -> list[float]:
+        if not examples:
+            return []
+        known = [task.name for task in self.tasks]
+        position = known.index(name) if name in known else None
+        scores = self.learning.score_rows(examples, position, metric, partial(self.progress.evaluation_step, name))
+        self.progress.task_evaluated(name, sum(scores) / len(scores))
+        return scores
 
 
 class _Stopwatch:

@@ -88,18 +88,18 @@ class LearningModel:
             )
         shard(self.base, kept_whole)
 
-    def score(self, examples: Sequence[Example], task: int | None, metric: Metric, on_step: OnStep) -> float:
-        """Score in percent on examples, at least one.
+    def score_rows(self, examples: Sequence[Example], task: int | None, metric: Metric, on_step: OnStep) -> list[float]:
+        """Score in percent on each of some examples.
 
         Args:
             task: position of the task that they are of, None if it is none of the run's.
             metric: how they are scored.
-            on_step: as of `Evaluator.score`.
+            on_step: as of `Evaluator.score_rows`.
         """
         self.method.select(task)
-        score = self.evaluator.score(examples, on_step, metric)
+        scores = self.evaluator.score_rows(examples, on_step, metric)
         self.method.select(None)
-        return score
+        return scores
 
     def held_out_inputs(self, task: Task) -> dict[str, Tensor]:
         """Per layer that learns, inputs (n, in) on a few rows that are not trained on."""

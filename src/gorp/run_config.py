@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from gorp.config import GORPConfig
 from gorp.errors import InputError, nearest
@@ -71,6 +71,23 @@ class EvaluationConfig(_Section):
     )
 
 
+class BudgetConfig(_Section):
+    """How much the earlier tasks may lose to a new one, and what follows when they lose more: docs/undo.md."""
+
+    max_forgetting: float | None = Field(
+        None, ge=0, le=100, description="points that each earlier task, and all on average, may lose; none: any number"
+    )
+    on_breach: Literal["stop", "rollback", "retry"] = Field(
+        "stop", description="keep the task and stop, take it back and stop, or take it back and learn it more gently"
+    )
+    confidence: float = Field(
+        0.95, ge=0, lt=1, description="of a loss's interval, all of which lies above a budget that is breached; 0: none"
+    )
+    retries: int = Field(2, ge=1, description="attempts to learn a task more gently before it is taken back")
+    retry_lr: float = Field(0.3, gt=0, lt=1, description="both learning rates are multiplied by it at each retry")
+    retry_damping: float = Field(0.5, ge=0, description="added to gorp.damping at each retry")
+
+
 class LoRAConfig(_Section):
     """LoRA of every method that learns by it, but for gorp."""
 
@@ -96,9 +113,18 @@ class RunConfig(_Section):
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     data: DataConfig = Field(default_factory=DataConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    budget: BudgetConfig = Field(default_factory=BudgetConfig)
     lora: LoRAConfig = Field(default_factory=LoRAConfig)
     gorp: GORPConfig = Field(default_factory=lambda: GORPConfig.model_validate({}))
     options: dict[str, Any] = Field(default_factory=dict, description="of the method alone; `gorp list methods`")
+
+    @model_validator(mode="after")
+    def _budget_needs_scores(self) -> RunConfig:
+        if self.budget.max_forgetting is not None and self.evaluation.each_stage != "all":
+            raise ValueError(
+                "budget.max_forgetting needs every earlier task's score; evaluation.each_stage then accepts 'all' alone"
+            )
+        return self
 
     @field_validator("method")
     @classmethod

@@ -9,17 +9,17 @@ replaced last. Everything it does not name is left over from a crash, and remove
     task-01-NAME/ test.jsonl validation.jsonl              rows that `learn` and `evaluate` need later
                   after/ weights.safetensors method.safetensors gradient_space.safetensors inputs.safetensors
                   step-000200/ flight.json flight.safetensors      while the task trains
+    rolled_back.json                                     what `rollback` may put back, until something else is learnt
 """
 
 from __future__ import annotations
 
 import filecmp
 import functools
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
@@ -37,13 +37,15 @@ from gorp.checkpoint import (
 )
 from gorp.checksums import CHECKSUMS, checksums_of, is_expected, verify
 from gorp.errors import GorpError, InputError
+from gorp.events import Event, attempt_due
 from gorp.files import locked, write_text_atomically
 from gorp.report.record import RunRecord
 from gorp.run_config import RunConfig
-from gorp.run_state import KnownTask, RunState, read_state, state_of, write_state
+from gorp.run_state import KnownTask, RunState, read_state, state_of, task_folder, write_state
 from gorp.saved_rows import read_rows, write_rows
 from gorp.space import GradientSpace
 from gorp.tasks import Task
+from gorp.timeline import forget_timeline, has_timeline
 
 STATE, CONFIG, RECORD, SPACE = "state.json", "config.yaml", "record.json", "gradient_space.safetensors"
 ENVIRONMENT = "environment.json"
@@ -53,15 +55,16 @@ P = ParamSpec("P")
 
 @dataclass(frozen=True)
 class StageFiles:
-    """What is kept when a stage is finished."""
+    """What is kept when a stage is finished; ``row_scores`` are those of each task's rows, in percent."""
 
     weights: Mapping[str, Tensor]
     method: Mapping[str, Tensor]
     space: GradientSpace | None
     inputs: Mapping[str, Tensor]
+    row_scores: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def _by_first_rank(write: Callable[Concatenate[RunFolder, P], None]) -> Callable[Concatenate[RunFolder, P], None]:
+def by_first_rank(write: Callable[Concatenate[RunFolder, P], None]) -> Callable[Concatenate[RunFolder, P], None]:
     """Of the ranks that work on a run, the first writes; the others wait, then know what ``state.json`` says."""
 
     @functools.wraps(write)
@@ -119,7 +122,7 @@ class RunFolder:
             raise GorpError(f"{self.path}: another process has gone on with this run since it was opened here")
         self._tidy()
 
-    @_by_first_rank
+    @by_first_rank
     def start(
         self, base_model: str, config: RunConfig, record: RunRecord, model_settings: Mapping[str, Any] | None = None
     ) -> None:
@@ -136,10 +139,11 @@ class RunFolder:
         verify(path)
         return RunConfig.from_yaml(path)
 
-    @_by_first_rank
+    @by_first_rank
     def add_tasks(self, tasks: Sequence[Task], record: RunRecord, unseen: Sequence[Task] = ()) -> None:
         """Remember tasks, their rows for evaluation, and a record that has a place for each."""
         state = self._state()
+        forget_timeline(self.path, state)
         for position, task in enumerate(tasks, start=len(state.tasks)):
             write_rows(self.path / task_folder(position, task.name), task)
         for position, task in enumerate(unseen, start=len(state.unseen)):
@@ -178,13 +182,15 @@ class RunFolder:
         record.unseen_zero_shot = {name: score for name, score in record.unseen_zero_shot.items() if name in unseen}
         names = {*record.tasks, *unseen}
         record.scored_by = {name: metric for name, metric in record.scored_by.items() if name in names}
+        record.events = list(state.events)
         record.finished = 0 < width == state.stages
         return record
 
-    @_by_first_rank
+    @by_first_rank
     def save_flight(self, task: int, step: int, flight: Mapping[str, Any]) -> None:
         """Save a training in flight; it replaces the one before."""
         state = self._state()
+        forget_timeline(self.path, state)
         parent = task_folder(task, state.tasks[task].name)
         name = f"{parent}/step-{step:06d}"
         self._publish(name, lambda folder: save_state(folder, "flight", dict(flight)))
@@ -203,39 +209,77 @@ class RunFolder:
         except InputError as error:
             raise InputError(f"{error}; or delete {folder}: its task then begins anew, to the same result") from None
 
-    @_by_first_rank
+    @by_first_rank
     def finish_stage(self, record: RunRecord, files: StageFiles) -> None:
         """Save a finished stage with the record that ends in it; the training in flight is over."""
         state = self._state()
+        forget_timeline(self.path, state)
         stages = record.stages[-1].index + 1
-        name = f"{task_folder(stages - 1, state.tasks[stages - 1].name)}/after"
-        self._publish(name, lambda folder: _write_stage(folder, files))
+        learnt = Event.now("learnt", record.stages[-1].task, stages, attempt_due(state.events))
+        spaces = {earlier: space for earlier, space in state.spaces.items() if earlier < stages}
+        state = replace(state, stages=stages, flight=None, spaces=spaces, events=[*state.events, learnt])
+        state.after = state.stage_folder(stages)
+        self._publish(str(state.after), lambda folder: _write_stage(folder, files))
+        record.events = list(state.events)
         record.save(self.path / RECORD)
-        self._write_state(replace(state, stages=stages, after=name, flight=None))
+        self._write_state(state)
         self._tidy()
 
-    def stage_files(self) -> StageFiles | None:
-        """What the last finished stage left, without the inputs; None before the first."""
-        name = self.state.after if self.state else None
-        if name is None:
+    def restate(self, state: RunState) -> None:
+        """Say something else in ``state.json``, and bring the rest of the folder up to it; by the first rank alone."""
+        self._write_state(state)
+        self._tidy()
+
+    @by_first_rank
+    def replace_space(self, space: GradientSpace, event: Event) -> None:
+        """Let another gradient space stand in for that of the last finished stage."""
+        state = self._state()
+        count = sum(earlier.kind == "retracted" for earlier in state.events)
+        name = f"{Path(state.after or '').parent.as_posix()}/retracted-{count + 1:02d}"
+        self._publish(name, lambda folder: space.save(folder / SPACE))
+        spaces = {**state.spaces, state.stages: name}
+        self._write_state(replace(state, spaces=spaces, events=[*state.events, event]))
+        self._tidy()
+
+    @property
+    def stands_at(self) -> str | None:
+        """Folder of the last finished stage; None before the first."""
+        return self.state.after if self.state else None
+
+    def stage_files(self, stages: int | None = None) -> StageFiles | None:
+        """What the last finished stage left, or the one that made it so many tasks, without what is kept per task.
+
+        None before the first.
+        """
+        state = self.state
+        name = state.stage_folder(state.stages if stages is None else stages) if state else None
+        if state is None or name is None:
             return None
         folder = self.path / name
         weights, method = (load_tensors(folder / f"{part}.safetensors") for part in ("weights", "method"))
-        space = GradientSpace.load(folder / SPACE) if is_expected(folder / SPACE) else None
+        own = folder if stages is not None else self.path / str(state.space)
+        space = GradientSpace.load(own / SPACE) if is_expected(own / SPACE) else None
         return StageFiles(weights, method, space, {})
 
     def inputs(self) -> dict[str, dict[str, Tensor]]:
         """Held-out layer inputs of every task learnt so far, by task."""
-        inputs = {}
+        return self._of_stages("inputs")
+
+    def row_scores(self) -> dict[str, dict[str, Tensor]]:
+        """Per task learnt so far, the scores (rows,) of every task after it, by task; of earlier versions none."""
+        return self._of_stages("scores")
+
+    def _of_stages(self, part: str) -> dict[str, dict[str, Tensor]]:
+        found = {}
         state = self._state()
         for position, known in enumerate(state.tasks[: state.stages]):
-            path = self.path / task_folder(position, known.name) / "after" / "inputs.safetensors"
+            path = self.path / task_folder(position, known.name) / "after" / f"{part}.safetensors"
             if is_expected(path):
-                inputs[known.name] = load_tensors(path)
-        return inputs
+                found[known.name] = load_tensors(path)
+        return found
 
     def _tidy(self) -> None:
-        """Remove what ``state.json`` does not name; bring the gradient space at the top up to the last stage."""
+        """Remove what ``state.json`` does not name; bring the record and the space at the top up to the last stage."""
         if self.state is None:
             return
         for unnamed in [*self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp")]:
@@ -243,12 +287,23 @@ class RunFolder:
         for leftover in [*self.path.glob("task-*/step-*"), *self.path.glob(f"task-*/{_UNFINISHED}")]:
             if leftover.relative_to(self.path).as_posix() != self.state.flight:
                 shutil.rmtree(leftover, ignore_errors=True)
-        if self.state.after and (space := self.path / self.state.after / SPACE).exists():
-            top = self.path / SPACE
-            if not top.exists() or not filecmp.cmp(space, top, shallow=False):
-                temporary = self.path / f".{SPACE}.tmp"
-                shutil.copyfile(space, temporary)
-                temporary.replace(top)
+        for leftover in self.path.glob("task-*/retracted-*") if not has_timeline(self.path) else ():
+            if leftover.relative_to(self.path).as_posix() not in self.state.spaces.values():
+                shutil.rmtree(leftover, ignore_errors=True)
+        if (path := self.path / RECORD).exists() and RunRecord.load(path) != (record := self.record()):
+            record.save(path)
+        self._tidy_space(self.state)
+
+    def _tidy_space(self, state: RunState) -> None:
+        top, folder = self.path / SPACE, state.space
+        if folder is None:
+            top.unlink(missing_ok=True)
+        elif (space := self.path / folder / SPACE).exists() and not (
+            top.exists() and filecmp.cmp(space, top, shallow=False)
+        ):
+            temporary = self.path / f".{SPACE}.tmp"
+            shutil.copyfile(space, temporary)
+            temporary.replace(top)
 
     def _publish(self, name: str, write: Callable[[Path], None]) -> None:
         final = self.path / name
@@ -276,14 +331,10 @@ class RunFolder:
         self.state = state
 
 
-def task_folder(position: int, name: str, kind: str = "task") -> str:
-    """``task-01-NAME`` for position 0; characters that a file system may refuse become ``_``."""
-    return f"{kind}-{position + 1:02d}-{re.sub(r'[^A-Za-z0-9._-]', '_', name)}"
-
-
 def _write_stage(folder: Path, files: StageFiles) -> None:
     save_tensors(folder / "weights.safetensors", files.weights)
     save_tensors(folder / "method.safetensors", files.method)
     save_tensors(folder / "inputs.safetensors", files.inputs)
+    save_tensors(folder / "scores.safetensors", files.row_scores)
     if files.space is not None:
         files.space.save(folder / SPACE)

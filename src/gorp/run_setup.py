@@ -22,7 +22,7 @@ from gorp.launch import join_ranks
 from gorp.methods import METHODS, check_method, load_method
 from gorp.methods.base import Method
 from gorp.report.record import RunRecord
-from gorp.run_config import RunConfig
+from gorp.run_config import BudgetConfig, RunConfig
 from gorp.run_folder import RunFolder
 from gorp.run_state import KnownTask
 from gorp.tasks import Example, Task, TaskStream
@@ -37,6 +37,7 @@ FREE_SETTINGS = (
     "evaluation.batch_size",
     "training.save_every",
     "training.parallel",
+    *(f"budget.{key}" for key in BudgetConfig.model_fields),
 )
 _OF_THIS_MACHINE = ("transformers_version", "dtype", "torch_dtype", "use_cache")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -11,6 +12,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from gorp.checkpoint import FORMAT_VERSION, check_version, write_json
 from gorp.checksums import sealed, unsealed
 from gorp.errors import InputError, first_problem
+from gorp.events import Event
 from gorp.files import read_json
 from gorp.tasks import Task
 from gorp.tasks.task import Metric
@@ -45,6 +47,8 @@ class RunState:
         flight: folder of the training in flight, likewise.
         unseen: every task that is measured and never learnt.
         model_settings: of the base model and its tokenizer.
+        spaces: folders of gradient spaces that stand in for those of finished stages, likewise, by the tasks learnt.
+        events: what happened to the run so far.
 
     Raises:
         ValueError: more tasks are learnt than known.
@@ -59,10 +63,26 @@ class RunState:
     flight: Annotated[str, Field(pattern=rf"{_TASK_FOLDER}/step-[0-9]+$")] | None = None
     unseen: list[KnownTask] = field(default_factory=list)
     model_settings: dict[str, Any] = field(default_factory=dict)
+    spaces: dict[int, Annotated[str, Field(pattern=rf"{_TASK_FOLDER}/retracted-[0-9]+$")]] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.stages > len(self.tasks):
             raise ValueError(f"stages is {self.stages}, of {len(self.tasks)} tasks")
+
+    @property
+    def space(self) -> str | None:
+        """Folder of the gradient space in force, relative to the run folder; None before the first stage."""
+        return self.spaces.get(self.stages, self.after)
+
+    def stage_folder(self, stages: int) -> str | None:
+        """Folder of the stage that made it so many tasks, relative to the run folder; None for 0."""
+        return f"{task_folder(stages - 1, self.tasks[stages - 1].name)}/after" if stages else None
+
+
+def task_folder(position: int, name: str, kind: str = "task") -> str:
+    """``task-01-NAME`` for position 0; characters that a file system may refuse become ``_``."""
+    return f"{kind}-{position + 1:02d}-{re.sub(r'[^A-Za-z0-9._-]', '_', name)}"
 
 
 _STATE = TypeAdapter(RunState)

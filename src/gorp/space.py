@@ -60,13 +60,38 @@ class Side:
 class LayerSpace:
     """What one layer must not overwrite: its input side S and, for LoRA's B, its output side R.
 
-    Layers that read the same input may hold the same `Side`, which then grows with each of them.
+    Layers that read the same input may hold the same `Side`, which then grows with each of them. ``shares`` tells by
+    side, (tasks, rank), how much of the energy of each task's memory lies in each column: what a task relies on. It is
+    zero for columns that came later, and a row is NaN where the task is protected otherwise, or by nothing.
     """
 
     input: Side
     output: Side | None = None
     frozen: bool = False
     growth: list[int] = field(default_factory=list)  # input columns that it added with each task, to a shared side, too
+    shares: dict[str, Tensor] = field(default_factory=dict)
+
+    def shares_of(self, name: str, tasks: int) -> Tensor:
+        """``shares`` of one side for so many tasks and all the columns there are, a copy."""
+        side = self.side(name)
+        assert side is not None
+        known = self.shares.get(name, torch.zeros(0, 0))
+        whole = torch.full((tasks, side.rank), torch.nan)
+        whole[: len(known)] = 0
+        whole[: len(known), : known.shape[1]] = known
+        whole[: len(known)][known.isnan().any(dim=1)] = torch.nan
+        return whole
+
+    def note_shares(self, name: str, task: int, rows: Tensor) -> None:
+        """Take down how much of the energy of a task's memory, rows (n, width), each column holds."""
+        side = self.side(name)
+        assert side is not None
+        known = self.shares_of(name, task + 1)
+        total = rows.double().square().sum()
+        if torch.isfinite(total):
+            held = (rows.double() @ side.basis.to(rows.device).double()).square().sum(dim=0)
+            known[task] = (held / total if total > 0 else held).cpu()
+        self.shares[name] = known
 
     def side(self, name: str) -> Side | None:
         """The side called INPUT or OUTPUT."""
@@ -108,6 +133,7 @@ class GradientSpace:
         self.max_share = max_share
         self.base_model = base_model
         self.tasks: list[str] = []
+        self.retracted: list[str] = []
         self.layers: dict[str, LayerSpace] = {}
 
     @property
@@ -154,6 +180,9 @@ class GradientSpace:
         for (side, _), (columns, energies) in zip(wanted, added, strict=True):
             side.basis = torch.cat([side.basis, columns], dim=1)
             side.energy = torch.cat([side.energy, energies])
+        layer.note_shares(INPUT, len(self.tasks), rows)
+        if layer.output is not None and output_rows is not None:
+            layer.note_shares(OUTPUT, len(self.tasks), output_rows)
         layer.growth.append(added[0][0].shape[1])
         return layer.growth[-1]
 
@@ -171,8 +200,9 @@ class GradientSpace:
         """Write one safetensors file, durably, whole or not at all.
 
         Per layer ``<name>.basis`` (in, s), ``<name>.energy`` (s), and where kept ``<name>.output_basis`` (out, r_s)
-        and ``<name>.output_energy`` (r_s). What several layers share stands under the first one's name, which
-        ``shared`` in the metadata tells of the others.
+        and ``<name>.output_energy`` (r_s); where known ``<name>.shares`` and ``<name>.output_shares`` (tasks, columns).
+        What several layers share stands under the first one's name, which ``shared`` in the metadata tells of the
+        others.
 
         Raises:
             OSError, SafetensorError: the disk refuses; what stood at ``path`` before is untouched.
@@ -189,11 +219,17 @@ class GradientSpace:
             for part in ("basis", "energy", "output_basis", "output_energy")
             if (value := getattr(layer, part)) is not None and not (name in shared and part in ("basis", "energy"))
         }
+        tensors |= {
+            f"{name}.{'output_' if side == OUTPUT else ''}shares": shares.contiguous()
+            for name, layer in self.layers.items()
+            for side, shares in layer.shares.items()
+        }
         metadata = {
             "format_version": str(FORMAT_VERSION),
             "base_model": self.base_model,
             "max_share": repr(self.max_share),
             "tasks": json.dumps(self.tasks),
+            "retracted": json.dumps(self.retracted),
             "frozen": json.dumps([name for name, layer in self.layers.items() if layer.frozen]),
             "growth": json.dumps({name: layer.growth for name, layer in self.layers.items()}),
             "shared": json.dumps(shared),
@@ -232,7 +268,7 @@ class GradientSpace:
         if told.checksum not in (None, tensors_checksum(tensors, rest)):
             raise InputError(f"{path}: is damaged (its checksum is not that of its content); put back a copy of it")
         space = cls(told.max_share, told.base_model)
-        space.tasks = told.tasks
+        space.tasks, space.retracted = told.tasks, told.retracted
         for name, growth in told.growth.items():
             owner = told.shared.get(name)
             if owner is not None and owner not in space.layers:
@@ -243,6 +279,7 @@ class GradientSpace:
                 frozen=name in told.frozen,
                 growth=growth,
             )
+            space.layers[name].shares = _read_shares(tensors, name, space.layers[name], path)
         return space
 
 
@@ -257,6 +294,7 @@ class _Metadata(BaseModel):
     tasks: Json[list[str]]
     growth: Json[dict[str, list[int]]]
     frozen: Json[list[str]]
+    retracted: Json[list[str]] = Field(default_factory=list)
     shared: Json[dict[str, str]] = Field(default_factory=dict)  # which, as the next, files of the first version lack
     checksum: str | None = None
 
@@ -264,6 +302,19 @@ class _Metadata(BaseModel):
 def _columns(side: Side, rows: Tensor, share: float, of_remainder: bool) -> tuple[Tensor, Tensor]:
     rows = rows if bool(torch.isfinite(rows).all()) else rows[:0]
     return extend_basis(side.basis, rows.to(side.basis), share, of_remainder)
+
+
+def _read_shares(tensors: Mapping[str, Tensor], name: str, layer: LayerSpace, path: str | Path) -> dict[str, Tensor]:
+    found = {}
+    for side_name, prefix in ((INPUT, ""), (OUTPUT, "output_")):
+        side, shares = layer.side(side_name), tensors.get(f"{name}.{prefix}shares")
+        if side is None or shares is None:
+            continue
+        fits = shares.ndim == 2 and shares.shape[1] <= side.rank and shares.is_floating_point()
+        if not fits or bool(shares.isinf().any()):
+            raise InputError(f"{path}: {name}.{prefix}shares needs finite numbers for each task and column")
+        found[side_name] = shares
+    return found
 
 
 def _read_side(tensors: Mapping[str, Tensor], name: str, prefix: str, path: str | Path) -> Side:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gorp.cli.shared import is_first_process, progress_only
+from gorp.cli.shared import is_first_process, progress_only, reporting_breach
 from gorp.preemption import stopped_by
 
 
@@ -24,19 +24,37 @@ def command(
     model: Annotated[
         str | None, typer.Option(help="Where the base model is now.", show_default="as in the run")
     ] = None,
+    max_forgetting: Annotated[
+        float | None,
+        typer.Option(help="Points that earlier tasks may lose, each and on average.", show_default="as in the run"),
+    ] = None,
+    on_breach: Annotated[
+        str | None,
+        typer.Option(help="What follows if they lose more: stop, rollback or retry.", show_default="as in the run"),
+    ] = None,
+    accept_breach: Annotated[
+        bool, typer.Option("--accept-breach", help="Go on although the last task broke the forgetting budget.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Teach a run one more task, protect what it knows, and evaluate every task.
 
-    Example:  gorp learn runs/desk refunds.jsonl --name refunds
+    \b
+    Examples:
+      gorp learn runs/desk refunds.jsonl --name refunds
+      gorp learn runs/desk refunds.jsonl --max-forgetting 1 --on-breach rollback
+
+    Where the task costs earlier ones more than is allowed, it ends with exit code 3.
     """
     from gorp.launch import leave_ranks
     from gorp.learner import ContinualLearner
     from gorp.report.html import write_report
     from gorp.tasks import Limits, read_task
 
-    with progress_only(quiet) as progress:
-        learner = ContinualLearner.of_run(run, progress=progress, model=model)
+    given = {"max_forgetting": max_forgetting, "on_breach": on_breach}
+    budget = {key: value for key, value in given.items() if value is not None}
+    with reporting_breach(run), progress_only(quiet) as progress:
+        learner = ContinualLearner.of_run(run, progress=progress, model=model, budget=budget)
         rows = learner.config.data
         task = read_task(
             data,
@@ -47,6 +65,8 @@ def command(
             metric=metric,
             limits=Limits(rows.train_rows, rows.test_rows, rows.validation_rows, learner.config.seed),
         )
+        if accept_breach:
+            learner.accept_breach()
         learner.learn(task)
     leave_ranks()
     if not is_first_process():

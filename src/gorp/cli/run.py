@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gorp.cli.shared import as_overrides, is_first_process, progress_only
+from gorp.cli.shared import as_overrides, is_first_process, progress_only, reporting_breach
 from gorp.preemption import stopped_by
 
 
@@ -23,11 +23,15 @@ def command(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as training.lr=1e-3.")
     ] = None,
+    accept_breach: Annotated[
+        bool, typer.Option("--accept-breach", help="Go on although the last task broke the forgetting budget.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Learn a stream of tasks; evaluate every task after every stage; write report.html.
 
-    On the folder of an interrupted run it goes on, on a finished one it says so.
+    On the folder of an interrupted run it goes on, on a finished one it says so. Where a task costs the earlier ones
+    more than budget.max_forgetting allows, it ends with exit code 3.
 
     Example:  gorp run examples/standard_cl_order1.yaml --out runs/order1 --seed 1 --set training.epochs=1
     """
@@ -39,8 +43,8 @@ def command(
     given = {"method": method, "model": model, "data.dir": str(data) if data else None, "seed": seed}
     resolved = RunConfig.from_yaml(config, [*as_overrides(given), *(settings or [])])
     folder = out or Path("runs") / f"{config.stem}-{resolved.method}-seed{resolved.seed}"
-    with progress_only(quiet) as progress:
-        record = run_stream(resolved, folder, progress=progress)
+    with reporting_breach(folder), progress_only(quiet) as progress:
+        record = run_stream(resolved, folder, progress=progress, accept_breach=accept_breach)
     leave_ranks()
     if not is_first_process():
         return

@@ -6,7 +6,9 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
+from gorp.errors import BudgetExceeded
 from gorp.progress import Progress, open_progress
 
 
@@ -29,3 +31,17 @@ def progress_only(quiet: bool = False) -> Iterator[Progress]:
 def as_overrides(options: Mapping[str, object]) -> list[str]:
     """Options that were given, as ``key=value`` overrides of a configuration."""
     return [f"{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
+
+
+@contextmanager
+def reporting_breach(run: Path) -> Iterator[None]:
+    """Where a run stops at its forgetting budget, write its report all the same."""
+    try:
+        yield
+    except BudgetExceeded:
+        if is_first_process():
+            from gorp.report.html import write_report
+            from gorp.report.record import RunRecord
+
+            write_report([RunRecord.load(run)], run)
+        raise

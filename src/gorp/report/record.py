@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from gorp import metrics
 from gorp.checksums import sealed, unsealed
 from gorp.errors import InputError, first_problem
+from gorp.events import Event, retracted
 from gorp.files import read_json, write_text_atomically
 from gorp.tasks.task import Metric
 
@@ -79,6 +80,40 @@ class LayerMeter(_Part):
         return max(self.drift.values(), default=None)
 
 
+class Loss(_Part):
+    """Points of percent that a task lost, or several on average, with the interval that the test rows leave it."""
+
+    points: float
+    low: float
+    high: float
+
+
+class BudgetVerdict(_Part):
+    """What a stage cost the earlier tasks, held against the run's forgetting budget.
+
+    Attributes:
+        max_forgetting: the budget in points, as it was then.
+        confidence: of the intervals; a breach is an interval that lies above the budget as a whole.
+        losses: per earlier task, what it lost since it was just learnt, or since the last breach that was accepted.
+        overall: their mean.
+        attempt: which attempt at the task this is, from 0.
+        settings: those that this attempt was made with instead of the run's.
+    """
+
+    max_forgetting: float
+    confidence: float
+    losses: dict[str, Loss] = Field(default_factory=dict)
+    overall: Loss | None = None
+    attempt: int = Field(0, ge=0)
+    settings: dict[str, float] = Field(default_factory=dict)
+
+    def breaches(self, max_forgetting: float | None = None) -> dict[str, Loss]:
+        """By task, or ``all tasks``, the losses beyond a budget, the one of the time if none is given."""
+        budget = self.max_forgetting if max_forgetting is None else max_forgetting
+        every = self.losses if self.overall is None else {**self.losses, "all tasks": self.overall}
+        return {name: loss for name, loss in every.items() if loss.low > budget}
+
+
 class Stage(_Part):
     """One task learnt, and every task evaluated afterwards.
 
@@ -92,6 +127,7 @@ class Stage(_Part):
         layers: one meter per layer that learns, by dotted module name.
         train_loss: (step, loss) pairs as logged.
         unseen: score in percent after this stage of each task that is never learnt, None where not measured.
+        budget: what it cost the earlier tasks, where the run has a forgetting budget.
     """
 
     index: int = Field(ge=0)
@@ -104,6 +140,7 @@ class Stage(_Part):
     layers: dict[str, LayerMeter] = Field(default_factory=dict)
     train_loss: list[tuple[int, float]] = Field(default_factory=list)
     unseen: dict[str, float | None] = Field(default_factory=dict)
+    budget: BudgetVerdict | None = None
 
 
 class RunRecord(_Part):
@@ -112,7 +149,8 @@ class RunRecord(_Part):
     ``stages`` grows by one entry per task learnt, in increasing order of ``index``. A method that learns all T tasks
     at once (``joint``) has one stage of index T - 1: the rows of the matrix before it are None throughout.
     ``unseen_zero_shot`` names the tasks that are measured and never learnt, with their scores before any learning.
-    ``scored_by`` says how tasks are scored, those that it does not name by exact match.
+    ``scored_by`` says how tasks are scored, those that it does not name by exact match. ``events`` tells what happened
+    to the run, what was rolled back included.
     """
 
     format_version: Literal[1] = 1
@@ -128,6 +166,7 @@ class RunRecord(_Part):
     stages: list[Stage] = Field(default_factory=list)
     config: dict[str, Any] = Field(default_factory=dict)
     environment: dict[str, Any] = Field(default_factory=dict)
+    events: list[Event] = Field(default_factory=list)
     finished: bool = False
 
     @model_validator(mode="after")
@@ -180,12 +219,17 @@ class RunRecord(_Part):
         figures = summarise(self.matrix, self.zero_shot_row)
         return figures | {"unseen": metrics.unseen(self.unseen_matrix)} if self.unseen_zero_shot else figures
 
+    @property
+    def retracted(self) -> list[str]:
+        """Tasks whose protection was withdrawn, and not put back since."""
+        return retracted(self.events)
+
     def comparable(self) -> dict[str, Any]:
         """The deterministic part as plain JSON values: equal for two runs of the same configuration.
 
-        Left out: the name (a label), the environment, every duration.
+        Left out: the name (a label), the environment, every duration, and when what happened.
         """
-        plain: dict[str, Any] = json.loads(self.model_dump_json(exclude={"name", "environment"}))
+        plain: dict[str, Any] = json.loads(self.model_dump_json(exclude={"name", "environment", "events"}))
         for stage in plain["stages"]:
             del stage["seconds"]
         return plain

@@ -30,8 +30,10 @@ def describe_space(space: GradientSpace, file_bytes: int) -> list[str]:
     cap = sum(space.cap(side) for side in sides)
     frozen = sum(layer.frozen for layer in layers)
     tasks = ", ".join(space.tasks) if space.tasks else "none yet"
+    withdrawn = [f"no longer wanted: {', '.join(space.retracted)}"] if space.retracted else []
     return [
         f"tasks: {tasks}",
+        *withdrawn,
         f"{len(layers)} layers keep {kept} of at most {cap} input directions ({share(kept / cap if cap else 0.0)}); "
         f"cap {share(space.max_share)} of a layer's width; {frozen or 'none'} frozen",
         f"{file_bytes / 1e6:.2f} MB on disk",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gorp import metrics
+from gorp.events import is_accepted
 from gorp.report.comparison import Group, Spread
 from gorp.report.layers import LayerDigest, digest_layers
 from gorp.report.record import RunRecord
@@ -28,7 +29,8 @@ class Finding:
 
 def findings(record: RunRecord) -> list[Finding]:
     """The sentences about one run, in the order in which a reader asks."""
-    sentences = [_learnt(record), _forgotten(record), _unseen(record), *_space(record), *_trouble(record)]
+    sentences = [_learnt(record), _forgotten(record), _unseen(record), *_budget(record), *_space(record)]
+    sentences += [*_retracted(record), *_trouble(record)]
     return [sentence for sentence in sentences if sentence is not None]
 
 
@@ -152,6 +154,35 @@ def _unseen(record: RunRecord) -> Finding | None:
     which = "The task that is never learnt scores" if count == 1 else f"The {count} tasks never learnt score on average"
     start = "" if before is None else f", {score(before)} before any learning"
     return Finding("news", f"{which} {score(after)}{start}.")
+
+
+def _budget(record: RunRecord) -> list[Finding]:
+    """Stages that cost more than was allowed, or that took several attempts not to."""
+    found = []
+    for stage in record.stages:
+        if stage.budget is None:
+            continue
+        breaches = stage.budget.breaches()
+        allowed = f"{stage.budget.max_forgetting:g} points that it was allowed to cost"
+        if breaches:
+            lost = ", ".join(f"{name} {score(loss.points)}" for name, loss in breaches.items())
+            accepted = " This was accepted." if is_accepted(record.events, stage.index + 1) else ""
+            found.append(Finding("warning", f"Task {stage.task!r} cost more than the {allowed}: {lost}.{accepted}"))
+        elif stage.budget.attempt:
+            settings = ", ".join(f"{key} {value:g}" for key, value in stage.budget.settings.items())
+            number = stage.budget.attempt + 1
+            found.append(
+                Finding("news", f"Task {stage.task!r} kept within the {allowed} at attempt {number}, with {settings}.")
+            )
+    return found
+
+
+def _retracted(record: RunRecord) -> list[Finding]:
+    notes = {event.task: event.note for event in record.events if event.kind == "retracted"}
+    return [
+        Finding("news", f"Task {task!r} is no longer wanted: later tasks may overwrite it ({notes[task]}).")
+        for task in record.retracted
+    ]
 
 
 def _space(record: RunRecord) -> list[Finding]:

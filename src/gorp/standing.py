@@ -1,0 +1,125 @@
+"""A model that stands as a run folder says, and is put up anew when a task of the run is taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from gorp.budget import accept_breach, check_not_again, gentler, settle
+from gorp.encoding import Encoder
+from gorp.errors import GorpError, InputError
+from gorp.events import attempt_due
+from gorp.learning_model import LearningModel
+from gorp.methods.base import Method
+from gorp.progress import Progress
+from gorp.report.record import RunRecord
+from gorp.run_config import RunConfig
+from gorp.run_folder import RunFolder
+from gorp.run_state import KnownTask
+from gorp.tasks import Task
+
+
+class Standing:
+    """What a run has come to: its folder, its record, its tasks, and a model at that point.
+
+    Args:
+        folder: of the run.
+        config: the run's, settled.
+        tokenizer: of the base model.
+        device: where it goes.
+        reload: gives the base model anew; without it nothing can be learnt once a task was taken back.
+
+    Raises:
+        InputError: the budget asks for what needs ``reload``, which is not given.
+    """
+
+    model: PreTrainedModel
+    learning: LearningModel
+    method: Method
+    encoder: Encoder
+    progress: Progress
+    record: RunRecord
+    tasks: list[Task]
+    attempt: int
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: RunConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        device: torch.device,
+        reload: Callable[[], PreTrainedModel] | None,
+    ) -> None:
+        self.folder, self.config = folder, config
+        self._tokenizer, self._device, self._reload = tokenizer, device, reload
+        if config.budget.on_breach == "retry" and config.budget.max_forgetting is not None and reload is None:
+            raise InputError("budget.on_breach 'retry' needs the learner's reload; without it accepted: stop, rollback")
+
+    @property
+    def learnt(self) -> int:
+        """How many tasks are learnt."""
+        return self.folder.state.stages if self.folder.state is not None else 0
+
+    def put_up(self, model: PreTrainedModel | None = None) -> None:
+        """Have a base model, one loaded anew if not given, stand as the last finished stage left it."""
+        self.attempt = attempt_due(self.folder.state.events) if self.folder.state else 0
+        if model is None:
+            assert self._reload is not None
+            del self.model, self.learning, self.method, self.encoder  # there may be no room for two
+            model = self._reload()
+        if getattr(model, "hf_device_map", None) is None:
+            model.to(self._device)  # type: ignore[arg-type]  # transformers
+        self._stands_at, self.model, config = self.folder.stands_at, model, gentler(self.config, self.attempt)
+        self.learning = LearningModel(model, self._tokenizer, config, self.folder.stage_files(), self.folder.path)
+        self.method, self.encoder = self.learning.method, self.learning.encoder
+
+    def catch_up(self) -> None:
+        """Read record and tasks as the folder has them."""
+        self.record, self.tasks = self.folder.record(), self.folder.tasks()
+
+    def has_learnt(self, record: RunRecord) -> None:
+        """The model has learnt one more task, which the folder holds already."""
+        self.record, self._stands_at = record, self.folder.stands_at
+
+    def accept_breach(self) -> None:
+        """Go on from the last task whatever it cost the others; later losses are counted from there."""
+        if self.learnt:
+            with self.folder.locked():
+                accept_breach(self.folder)
+            self.record = self.folder.record()
+
+    def settle(self, tasks: Sequence[Task] = ()) -> None:
+        """Do what the budget asks for after the last stage, and refuse to learn what was taken back for its breach.
+
+        Args:
+            tasks: that are about to be learnt.
+
+        Raises:
+            BudgetExceeded: the run stops here.
+            GorpError: a task was taken back since the model was put up.
+        """
+        self.check_current()
+        before = self.learnt
+        try:
+            again = settle(self.folder, self.record, self.config.budget)
+        finally:
+            if self.learnt != before:
+                self.catch_up()
+                if self._reload is not None:
+                    self.put_up()
+        if again and self.folder.state:
+            self.progress.warning(f"{self.folder.state.events[-1].note}; it is learnt again, more gently")
+        learnt = {known.name for known in self.tasks[: self.learnt]}
+        if following := [task for task in tasks if task.name not in learnt]:
+            check_not_again(self.folder, KnownTask.of(following[0]), self.config.budget)
+
+    def check_current(self) -> None:
+        """Refuse to go on with a model that no longer is what its run folder says.
+
+        Raises:
+            GorpError: it is not.
+        """
+        if self._stands_at != self.folder.stands_at:
+            raise GorpError(f"{self.folder.path}: a task was taken back; make a new learner on the folder to go on")

@@ -1,0 +1,86 @@
+"""``rolled_back.json``: a run before it was rolled back, which may be put back until something else is learnt.
+
+Weights and rows of what was rolled back stay in their folders meanwhile; only ``state.json`` does not name them.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from gorp.checkpoint import FORMAT_VERSION, check_version, write_json
+from gorp.checksums import sealed, unsealed
+from gorp.errors import InputError, first_problem
+from gorp.files import read_json
+from gorp.report.record import RunRecord
+from gorp.run_state import RunState, state_of, task_folder
+
+TIMELINE = "rolled_back.json"
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """State and record of a run before it was rolled back; its folders are those of the run."""
+
+    state: RunState
+    record: RunRecord
+
+    def stages(self) -> dict[str, int]:
+        """Tasks learnt after each stage, by the name of its last task; ``base`` is before the first."""
+        indices = [stage.index for stage in self.record.stages]
+        return {"base": 0, **{self.state.tasks[index].name: index + 1 for index in indices}}
+
+
+def has_timeline(run: Path) -> bool:
+    """Whether there is something to put back."""
+    return (run / TIMELINE).exists()
+
+
+def read_timeline(run: Path) -> Timeline | None:
+    """What `write_timeline` wrote in a run folder; None if there is none.
+
+    Raises:
+        InputError: it is damaged, or of another format version.
+    """
+    path = run / TIMELINE
+    if not path.exists():
+        return None
+    content = unsealed(path, read_json(path))
+    check_version(path, content)
+    try:
+        return Timeline(state_of(content["state"]), RunRecord.model_validate(content["record"]))
+    except KeyError as key:
+        raise InputError(f"{path}: key {key} is missing; the file is damaged") from None
+    except ValidationError as error:
+        raise InputError(f"{path}: {first_problem(error)}; the file is damaged") from None
+
+
+def write_timeline(run: Path, timeline: Timeline) -> None:
+    """Write it, atomically and durably.
+
+    Raises:
+        GorpError: the file cannot be written.
+    """
+    record = json.loads(timeline.record.model_dump_json())
+    content = {"format_version": FORMAT_VERSION, "state": asdict(timeline.state), "record": record}
+    write_json(run / TIMELINE, sealed(content))
+
+
+def forget_timeline(run: Path, state: RunState) -> None:
+    """Remove what may be put back, with the folders that nothing else names; something else is about to be learnt."""
+    timeline = read_timeline(run)
+    if timeline is None:
+        return
+    for position, task in enumerate(timeline.state.tasks):
+        folder = run / task_folder(position, task.name)
+        if position >= len(state.tasks):
+            shutil.rmtree(folder, ignore_errors=True)
+        elif position >= state.stages:
+            shutil.rmtree(folder / "after", ignore_errors=True)
+    for position, task in enumerate(timeline.state.unseen[len(state.unseen) :], start=len(state.unseen)):
+        shutil.rmtree(run / task_folder(position, task.name, "unseen"), ignore_errors=True)
+    (run / TIMELINE).unlink()
