@@ -60,6 +60,7 @@ class GORPCallback(TrainerCallback):
         self.task, self.per_layer, self.warn = end_task, per_layer, warn
         self.reading: Reading | None = None
         self._meters: Meters | None = None
+        self._read_at = 0
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Come before the trackers."""
@@ -71,7 +72,7 @@ class GORPCallback(TrainerCallback):
         """Refuse what would not be protected; the layers begin to count."""
         self._come_first(sys._getframe(1).f_locals.get("self"))
         check_trainer(args, given["model"], given["optimizer"])
-        self._meters = Meters(given["model"])
+        self._meters, self.reading = Meters(given["model"]), None
         self._tell()
 
     def on_log(
@@ -86,7 +87,8 @@ class GORPCallback(TrainerCallback):
         is_of_training = logs is not None and not {"loss", "train_loss"}.isdisjoint(logs)
         if logs is None or not is_of_training or self._meters is None or not state.is_world_process_zero:
             return
-        self.reading = self._meters.read()
+        if self.reading is None or state.global_step != self._read_at:  # the last step's are logged twice
+            self.reading, self._read_at = self._meters.read(), state.global_step
         logs.update(self.reading.as_logs() | (self.reading.layers_as_logs() if self.per_layer else {}))
         self._tell()
 
