@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 from torch import Tensor
@@ -241,13 +242,61 @@ def test_what_would_not_be_protected_is_refused(still_model, tiny_models, tiny_s
         trainer_of(model, None, rows, encoder, tmp_path).train()
     with pytest.raises(gorp.InputError, match=r"steps is 2, but full-rank layers were attached for 1; accepted"):
         trainer_of(model, optimizer_of(model), rows, encoder, tmp_path, gradient_accumulation_steps=2).train()
-    layer = gorp.learned_layers(model)[QUERY]
+    layer, optimizer = gorp.learned_layers(model)[QUERY], optimizer_of(model)
+    trainer_of(model, optimizer, rows, encoder, tmp_path, max_steps=1).train()
     layer.A.data = layer.A.data.bfloat16()
-    with pytest.raises(gorp.InputError, match=rf"factors of {QUERY} were made narrower than fp32"):
-        trainer_of(model, optimizer_of(model), rows, encoder, tmp_path).train()
+    with pytest.raises(gorp.InputError, match=rf"factors of {QUERY} were made narrower than fp32 in the middle"):
+        trainer_of(model, optimizer, rows, encoder, tmp_path).train()
     bare = load_backbone(str(still_model)).model
     with pytest.raises(ValueError, match="not attached"):
         trainer_of(bare, torch.optim.SGD(bare.parameters()), rows, encoder, tmp_path).train()
+
+
+def test_factors_narrowed_before_a_task_start_anew(still_model, tiny_models, tiny_stream, tmp_path) -> None:
+    learnt = []
+    for narrowed in (False, True):
+        model, optimizer = after_one_task(still_model, tiny_models, tiny_stream, tmp_path)
+        rows, encoder = rows_of(tiny_models, tiny_stream, 1)
+        for layer in gorp.learned_layers(model).values() if narrowed else ():
+            for factor in layer.factors().values():
+                factor.data = factor.data.bfloat16()
+        trainer_of(model, optimizer, rows, encoder, tmp_path, max_steps=3).train()
+        learnt.append(weights(model))
+    assert all(torch.equal(weight, learnt[1][name]) for name, weight in learnt[0].items())
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # TRL's, of its own settings
+def test_trl_trains_a_quantised_base(tiny_models, tmp_path) -> None:
+    pytest.importorskip("bitsandbytes", reason="pip install gorp-cl[quantized]")
+    trl = pytest.importorskip("trl", reason="pip install gorp-cl[trl]")
+    backbone = load_backbone(str(tiny_models["causal"]), quantize="4bit")
+    model = gorp.attach(backbone.model, gorp.GORPConfig(lora_targets=["self_attn"], rank=4, energy=0.5))
+    optimizer = gorp.GORPAdamW(gorp.param_groups(model), lr=1e-2)
+    rows = datasets.Dataset.from_list([{"prompt": "what colour ?", "completion": " red"}] * 8)
+    for task in ("first", "second"):
+        kept = {name: layer.space.basis.double() for name, layer in gorp.learned_layers(model).items()}
+        before, callback = weights(model), gorp.GORPCallback(end_task=task)
+        settings = trl.SFTConfig(
+            str(tmp_path),
+            num_train_epochs=3,
+            bf16=False,
+            save_strategy="no",
+            report_to="none",
+            dataloader_pin_memory=False,
+        )
+        trl.SFTTrainer(
+            model,
+            settings,
+            train_dataset=rows,
+            processing_class=backbone.tokenizer,
+            optimizers=(optimizer, None),
+            callbacks=[callback],
+        ).train()
+        for name, weight in weights(model).items():
+            change = weight - before[name]
+            assert change.norm() > 0
+            assert (change @ kept[name]).norm() <= 1e-5 * change.norm() + 5e-7 * before[name].norm()
+    assert max(basis.shape[1] for basis in kept.values()) > 0
 
 
 def test_fp16_is_refused(still_model) -> None:

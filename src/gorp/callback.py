@@ -71,6 +71,7 @@ class GORPCallback(TrainerCallback):
     ) -> None:
         """Refuse what would not be protected; the layers begin to count."""
         self._come_first(sys._getframe(1).f_locals.get("self"))
+        widen_fresh_factors(given["model"], given["optimizer"])
         check_trainer(args, given["model"], given["optimizer"])
         self._meters, self.reading = Meters(given["model"]), None
         self._tell()
@@ -162,7 +163,24 @@ def check_trainer(args: TrainingArguments, model: nn.Module, optimizer: Optimize
             )
         if any(torch.finfo(factor.dtype).bits < 32 for factor in layer.factors().values()):
             raise InputError(
-                f"the factors of {layer.name} were made narrower than fp32 since gorp.attach (TRL does that to a "
-                "quantised model), which turns them off the directions left free; accepted: gorp.attach(trainer.model, "
-                "config) once the trainer is made, and trainer.optimizer = gorp.GORPAdamW(...)"
+                f"the factors of {layer.name} were made narrower than fp32 in the middle of a task, which turns them "
+                "off the directions left free; accepted: fp32 from gorp.attach on, before a checkpoint is loaded, too"
             )
+
+
+@torch.no_grad()
+def widen_fresh_factors(model: nn.Module, optimizer: Optimizer) -> None:
+    """Make factors fp32 again where a task has not begun: TRL's trainer narrows those of a quantised base to bf16.
+
+    Rounded ones would not lie in what the space leaves free, so they start anew.
+    """
+    ours = gorps_own(optimizer)
+    if ours is None or ours.state:
+        return
+    space: GradientSpace = unwrap(model).gradient_space  # type: ignore[assignment]
+    for layer in learned_layers(model).values():
+        narrow = [factor for factor in layer.factors().values() if torch.finfo(factor.dtype).bits < 32]
+        for factor in narrow:
+            factor.data = factor.data.float()
+        if narrow:
+            layer.restart(len(space.tasks))
