@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gorp._attach import attach, end_task, learned_layers, param_groups
+    from gorp.callback import GORPCallback
     from gorp.config import GORPConfig
     from gorp.errors import GorpError, InputError
     from gorp.learner import ContinualLearner
+    from gorp.meters import Meters
     from gorp.optimizer import GORPAdamW
     from gorp.space import GradientSpace
     from gorp.tasks import Task, TaskStream
@@ -21,10 +23,12 @@ _HOMES = {
     "end_task": "gorp._attach",
     "learned_layers": "gorp._attach",
     "param_groups": "gorp._attach",
+    "GORPCallback": "gorp.callback",
     "GORPConfig": "gorp.config",
     "GorpError": "gorp.errors",
     "InputError": "gorp.errors",
     "ContinualLearner": "gorp.learner",
+    "Meters": "gorp.meters",
     "GORPAdamW": "gorp.optimizer",
     "GradientSpace": "gorp.space",
     "Task": "gorp.tasks",
@@ -34,10 +38,12 @@ _HOMES = {
 __all__ = [
     "ContinualLearner",
     "GORPAdamW",
+    "GORPCallback",
     "GORPConfig",
     "GorpError",
     "GradientSpace",
     "InputError",
+    "Meters",
     "Task",
     "TaskStream",
     "attach",

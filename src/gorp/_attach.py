@@ -120,7 +120,9 @@ def end_task(model: nn.Module, optimizer: Optimizer, name: str) -> dict[str, int
     """
     layers = learned_layers(model)
     frozen_before = {name for name, layer in layers.items() if layer.space.frozen}
-    inner = _unwrap_optimizer(optimizer)
+    inner = gorps_own(optimizer)
+    if inner is None:
+        raise ValueError("end_task needs the GORPAdamW that trained the model")
     space: GradientSpace = unwrap(model).gradient_space  # type: ignore[assignment]
     check_same_on_all_ranks(
         {
@@ -236,9 +238,8 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model
 
 
-def _unwrap_optimizer(optimizer: Any) -> GORPAdamW:
-    while not isinstance(optimizer, GORPAdamW):
+def gorps_own(optimizer: Any) -> GORPAdamW | None:
+    """The GORPAdamW inside what accelerate put around it; None if it is another."""
+    while optimizer is not None and not isinstance(optimizer, GORPAdamW):
         optimizer = getattr(optimizer, "optimizer", None)
-        if optimizer is None:
-            raise ValueError("end_task needs the GORPAdamW that trained the model")
     return optimizer

@@ -106,20 +106,21 @@ def dominant_subspace(
     return Dominant(u_columns, v_columns, leading.mT @ rows, v)
 
 
-def free_and_whole_norm(matrix: Products, basis: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """||matrix (I - S S^T)|| and ||matrix||, Frobenius norms () as a few random columns estimate them.
+def probe(matrix: Products, basis: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Images (out, PROBES) of a few random columns under matrix (I - S S^T), and under matrix.
 
-    Good to a factor of two or so, and to the last bit on whether the matrix is zero or not finite.
+    Their squared Frobenius norms estimate those of the two matrices: good to a factor of two or so, and to the last bit
+    on whether the matrix is zero or not finite.
 
     Args:
         matrix: (out, in).
         basis: S, (in, s), orthonormal columns.
         seed: of the columns.
     """
-    probes = seeded_normal(basis.shape[0], PROBES, seed).to(basis, non_blocking=True) / PROBES**0.5
-    free = project_out(project_out(probes.mT, basis), basis).mT
-    seen = matrix @ torch.cat([free, probes], dim=1)  # (out, 2 PROBES)
-    return torch.linalg.vector_norm(seen[:, :PROBES]), torch.linalg.vector_norm(seen[:, PROBES:])
+    columns = seeded_normal(basis.shape[0], PROBES, seed).to(basis, non_blocking=True) / PROBES**0.5
+    free = project_out(project_out(columns.mT, basis), basis).mT
+    seen = matrix @ torch.cat([free, columns], dim=1)  # (out, 2 PROBES)
+    return seen[:, :PROBES], seen[:, PROBES:]
 
 
 def align(new: Tensor, old: Tensor) -> Tensor:

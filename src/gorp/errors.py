@@ -32,8 +32,20 @@ class BudgetExceeded(GorpError):  # noqa: N818 - a run that stops as it was told
     exit_code: ClassVar[int] = 3
 
 
-class FullSpaceWarning(UserWarning):
+class SpaceWarning(UserWarning):
+    """What protection costs the task at hand or those to come."""
+
+
+class FullSpaceWarning(SpaceWarning):
     """Layers have no room left: they keep what they know and learn no more."""
+
+
+class NearlyFullWarning(SpaceWarning):
+    """Layers have little room left for what later tasks need."""
+
+
+class MostlyBlockedWarning(SpaceWarning):
+    """Protection leaves little of what a task asks to be changed."""
 
 
 def nearest(name: str, accepted: Iterable[str]) -> str:

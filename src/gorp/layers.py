@@ -17,8 +17,9 @@ from gorp._linalg import (
     Dominant,
     align,
     dominant_subspace,
-    free_and_whole_norm,
     orthonormalize_off,
+    probe,
+    project_out,
     rotation,
     seeded_normal,
 )
@@ -245,17 +246,28 @@ class ProjectedLinear(FullRankLinear):
     def _projection_of(self, gradient: Tensor | OuterProducts | MeanOverRanks) -> Dominant:
         """New directions for a gradient G (out, in); the present ones where G has nothing to say."""
         basis = self.space.basis.to(self.start) if self._exact else self.start[:, :0]
-        norms = [*free_and_whole_norm(gradient, basis, self.seed_at(self.step)), torch.linalg.vector_norm(self.U)]
+        images = probe(gradient, basis, self.seed_at(self.step))
+        norms = [torch.linalg.vector_norm(part) for part in (*images, self.U)]
         free, whole, former = torch.stack(norms).tolist()  # the host waits once
         is_noise = self.config.guard and free < NOISE * whole
         if not 0 < whole < float("inf") or is_noise:
             self.skipped_refreshes += 1
-            return Dominant(self.U, self.V, (gradient.mT @ self.U).mT, self.start)
-        k = self.core.shape[0]
-        found = dominant_subspace(gradient, self.start, k, basis)
+            found = Dominant(self.U, self.V, (gradient.mT @ self.U).mT, self.start)
+        else:
+            found = self._turned(dominant_subspace(gradient, self.start, self.core.shape[0], basis), basis, former > 0)
+        if self.tally is not None:
+            free_rows = project_out(found.rows, basis)
+            self.tally.count_refresh(images[0], free_rows, found.u, found.rows @ found.v)
+            if self._exact:
+                self.tally.count_gradient(*images)
+        return found
+
+    def _turned(self, found: Dominant, basis: Tensor, has_former: bool) -> Dominant:
+        """What was found, turned onto the present U and V, so that Adam's moments fit; at first by fixed rotations."""
         if not self._exact:
             return found
-        if former:
+        k = self.core.shape[0]
+        if has_former:
             u, v = align(found.u, self.U), align(found.v, self.V)
         else:
             u, v = (
@@ -269,7 +281,10 @@ class ProjectedLinear(FullRankLinear):
         """The paper's P = G' - S S^T G' in core coordinates; in the exact variant V has seen to it."""
         if self._exact:
             return gradient
-        return guarded(self.space.input.project(gradient.mT).mT, gradient, self.config)
+        free = guarded(self.space.input.project(gradient.mT).mT, gradient, self.config)
+        if self.tally is not None:
+            self.tally.count_gradient(free, gradient)
+        return free
 
     # what the optimizer asks
 

@@ -11,6 +11,7 @@ from gorp._linalg import NOISE
 from gorp._precision import without_autocast
 from gorp._ranks import mean_over_ranks, rank
 from gorp._shards import gathered, own_rows
+from gorp._tally import Tally
 from gorp._taps import input_rows
 from gorp._weights import HasWeight, add_product, read_weight
 from gorp.config import GORPConfig
@@ -24,6 +25,7 @@ class LearnedLayer(ABC):
     side. ``seen[side]`` holds rows (n, width of the side) that the coming step will add to the side's memory:
     unprojected gradients, or inputs where the memory is ``features`` or ``weighted_features``; ``rows_of_pass`` those
     inputs of a backward pass that has not reached the factor yet. ``stride``, at most 1, multiplies the layer's steps.
+    ``tally`` is there where somebody reads meters.
     """
 
     name: str
@@ -33,6 +35,7 @@ class LearnedLayer(ABC):
     seen: dict[str, Tensor]
     rows_of_pass: list[Tensor]
     stride: Tensor | float = 1.0
+    tally: Tally | None = None
 
     @abstractmethod
     def factors(self) -> dict[str, nn.Parameter]:
@@ -63,7 +66,10 @@ class LearnedLayer(ABC):
     @torch.no_grad()
     def merge(self) -> None:
         """Fold the factors into the weight; the function of the layer stays the same."""
-        add_product(self.holder, *self.change())
+        left, right = self.change()
+        if self.tally is not None:
+            self.tally.count_written(left, right, self.space)
+        add_product(self.holder, left, right)
         self.clear_change()
 
     def remembers_gradients(self, side: str) -> bool:
@@ -87,6 +93,8 @@ class LearnedLayer(ABC):
     def restart(self, task: int) -> None:
         """Fresh factors for the task of this index, in place, in what the space leaves free. May freeze the layer."""
         self.step = 0
+        if self.tally is not None:
+            self.tally.clear()
         self.task_seed = (self.config.seed * 1009 + task) * 4093 + self.index
         self.forget_pending()
 

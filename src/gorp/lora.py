@@ -69,7 +69,10 @@ class LoRALayer(LearnedLayer):
             self.forget_if_cleared(side)
             rows = self._as_rows(side, gradient.detach())
             self.seen[side] = self.seen[side] + rows if side in self.seen else rows.clone()
-        return guarded(self._project(side, gradient), gradient, self.config)
+        free = guarded(self._project(side, gradient), gradient, self.config)
+        if self.tally is not None:
+            self.tally.count_gradient(free, gradient)
+        return free
 
     @override
     def factors(self) -> dict[str, nn.Parameter]:

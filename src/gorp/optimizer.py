@@ -11,8 +11,9 @@ from torch.optim import Optimizer
 from torch.optim.adam import adam
 
 from gorp._precision import without_autocast
-from gorp._ranks import mean_over_ranks, ranks
+from gorp._ranks import checksum, mean_over_ranks, ranks
 from gorp._sketch import check_sketch, sketch, sketch_over_ranks
+from gorp.errors import InputError
 from gorp.learned_layer import LearnedLayer
 from gorp.space import INPUT
 
@@ -172,13 +173,30 @@ class GORPAdamW(Optimizer):
             if state and not layer.remembers_gradients(side):
                 state["sketch"] = sketch_over_ranks(state["sketch"])
 
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's, with a checksum of each factor's space under ``spaces``: only under those is it of use."""
+        return super().state_dict() | {"spaces": self._space_checksums()}
+
+    def _space_checksums(self) -> list[int]:
+        owners = [layer_of(p) for group in self.param_groups for p in group["params"]]
+        sides = [layer.space.side(name) for layer, name in owners]
+        return [0 if side is None else int(checksum(side.basis)) for side in sides]
+
     @without_autocast
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore moments, sketches, step counts and the phase of the refresh; load the model's state first.
 
         Raises:
-            InputError: a sketch is of an earlier version.
+            InputError: the model is attached with another gradient space than when the state was saved, or a sketch is
+                of an earlier version.
         """
+        if state_dict.get("spaces", self._space_checksums()) != self._space_checksums():
+            raise InputError(
+                "the optimizer's state was saved while the model had another gradient space, and earlier tasks would "
+                "not be protected; accepted: a model attached with the space of that moment, gorp.attach(model, "
+                "config, gorp.GradientSpace.load(PATH)); GORPCallback keeps it in every checkpoint as "
+                "gradient_space.safetensors"
+            )
         for state in state_dict["state"].values():
             check_sketch(state["sketch"])
         super().load_state_dict(state_dict)

@@ -46,10 +46,13 @@ class RandomlyProjectedLinear(FullRankLinear):
     @override
     def project_step(self, side: str, direction: Tensor) -> Tensor:
         """The direction, or zeros where the inputs lie in the space, so that what V^T x shows is round-off."""
-        if not self.config.guard or INPUT not in self.seen:
+        if INPUT not in self.seen or not (self.config.guard or self.tally):
             return direction
         rows = self.seen[INPUT]
-        return direction * is_signal(self.space.input.project(rows), rows)
+        free = self.space.input.project(rows)
+        if self.tally is not None:  # of the gradient itself, which is not formed, nothing is known
+            self.tally.count_gradient(free, rows)
+        return direction * is_signal(free, rows) if self.config.guard else direction
 
     @override
     def refresh_at(self, step: int) -> None:

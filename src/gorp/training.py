@@ -27,12 +27,13 @@ from transformers import (
 )
 
 from gorp._ranks import average_gradients, mean_over_ranks, of_all_ranks, rank, ranks
+from gorp.callback import GORPCallback
 from gorp.checkpoint import set_random_state
 from gorp.encoding import IGNORED, Encoder, Row, answer_loss
 from gorp.errors import GorpError
 from gorp.evaluation import autocast
 from gorp.methods.base import Method
-from gorp.optimizer import gradients_are_finite
+from gorp.optimizer import GORPAdamW, gradients_are_finite
 from gorp.plan import Plan
 from gorp.preemption import Stopped, asked, until_the_step_ends
 from gorp.progress import Progress
@@ -98,6 +99,8 @@ def train_task(
     elif flight.step < plan.steps:
         trainer = _TaskTrainer(model, method, optimizer, encoder, plan, flight)
         trainer.add_callback(_Keeper(trainer, progress, save, resumed_random_state))
+        if plan.report_to and isinstance(optimizer, GORPAdamW):
+            trainer.add_callback(GORPCallback(warn=lambda message, _: progress.warning(message)))
         with until_the_step_ends():
             trainer.train()
         optimizer.zero_grad(set_to_none=True)
