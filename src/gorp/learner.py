@@ -214,6 +214,8 @@ class ContinualLearner:
             record.zero_shot = [*record.zero_shot, *scores]
         record.unseen_zero_shot |= {task.name: self._score(task) for task in measured}
         record.scored_by |= {task.name: task.metric for task in (*new, *measured) if task.metric != "exact_match"}
+        scored = (*self.tasks, *self.unseen, *new, *measured)
+        record.scored_rows = {task.name: len(self._scored_rows(task)) for task in scored}
         self.folder.add_tasks(new, record, measured)
         self.record = record
         self.tasks += new
@@ -304,7 +306,10 @@ class ContinualLearner:
         return score
 
     def _score(self, task: Task) -> float | None:
-        return self.score(rows_of(task, self.config.evaluation.split), task.name, task.metric)
+        return self.score(self._scored_rows(task), task.name, task.metric)
+
+    def _scored_rows(self, task: Task) -> list[Example]:
+        return rows_of(task, self.config.evaluation.split)
 
 
 class _Stopwatch:

@@ -178,6 +178,7 @@ class RunFolder:
         record.unseen_zero_shot = {name: score for name, score in record.unseen_zero_shot.items() if name in unseen}
         names = {*record.tasks, *unseen}
         record.scored_by = {name: metric for name, metric in record.scored_by.items() if name in names}
+        record.scored_rows = {name: count for name, count in record.scored_rows.items() if name in names}
         record.finished = 0 < width == state.stages
         return record
 
