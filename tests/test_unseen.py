@@ -40,6 +40,7 @@ def test_they_are_measured_at_every_stage_and_change_nothing(config, tasks, tmp_
     assert [stage.train_loss for stage in record.stages] == [stage.train_loss for stage in alone.stages]
     of_three = run_stream(config, tmp_path / "all", tasks)  # there, `act` is measured before it is learnt
     assert record.unseen_zero_shot == {"act": of_three.zero_shot[2]}
+    assert record.scored_rows == {task.name: len(task.test) for task in tasks}
     assert record.unseen_matrix == [[row[2]] for row in of_three.matrix[:2]]
     assert record.summary()["unseen"] == of_three.matrix[1][2]
     assert "unseen" not in alone.summary()
@@ -81,11 +82,13 @@ def test_a_run_from_before_there_were_such_tasks_goes_on(config, tasks, tmp_path
     state, record = (json.loads((tmp_path / "old" / name).read_text()) for name in ("state.json", "record.json"))
     del state["unseen"], state["tasks"][0]["metric"], state["checksum"]
     del record["unseen_zero_shot"], record["scored_by"], record["stages"][0]["unseen"], record["checksum"]
+    del record["scored_rows"]
     (tmp_path / "old" / "state.json").write_text(json.dumps(state))
     (tmp_path / "old" / "record.json").write_text(json.dumps(record))
     again = run_stream(config, tmp_path / "old", tasks[:2])
     assert [stage.train_loss for stage in again.stages] == [stage.train_loss for stage in whole.stages]
     assert again.matrix[1] == whole.matrix[1]
+    assert again.scored_rows == whole.scored_rows
 
 
 def test_a_task_keeps_its_metric(config, tasks, tmp_path):

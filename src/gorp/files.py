@@ -69,7 +69,12 @@ def stay_inside(path: str) -> str:
 
 
 def write_text_atomically(path: str | os.PathLike[str], text: str) -> Path:
-    """Write ``text`` (UTF-8) beside ``path`` under a temporary name, fsync it, rename it, fsync the folder.
+    """Write ``text`` in UTF-8, as `write_bytes_atomically` does."""
+    return write_bytes_atomically(path, text.encode())
+
+
+def write_bytes_atomically(path: str | os.PathLike[str], content: bytes) -> Path:
+    """Write ``content`` beside ``path`` under a temporary name, fsync it, rename it, fsync the folder.
 
     Returns the path written. Raises ``GorpError`` naming the file when the disk refuses; what stood at
     ``path`` before is then untouched and the temporary file is gone.
@@ -80,8 +85,8 @@ def write_text_atomically(path: str | os.PathLike[str], text: str) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary_name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
         temporary = Path(temporary_name)
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())

@@ -241,6 +241,8 @@ class ContinualLearner(Standing):
             record.zero_shot = [*record.zero_shot, *scores]
         record.unseen_zero_shot |= {task.name: self._score(task) for task in measured}
         record.scored_by |= {task.name: task.metric for task in (*new, *measured) if task.metric != "exact_match"}
+        scored = (*self.tasks, *self.unseen, *new, *measured)
+        record.scored_rows = {task.name: len(self._rows(task)) for task in scored}
         self.folder.add_tasks(new, record, measured)
         self.record = record
         self.tasks += new

@@ -183,6 +183,7 @@ class RunFolder:
         names = {*record.tasks, *unseen}
         record.scored_by = {name: metric for name, metric in record.scored_by.items() if name in names}
         record.events = list(state.events)
+        record.scored_rows = {name: count for name, count in record.scored_rows.items() if name in names}
         record.finished = 0 < width == state.stages
         return record
 

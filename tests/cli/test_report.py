@@ -49,7 +49,7 @@ def test_a_folder_of_runs_is_compared_there(tmp_path: Path) -> None:
     for method in ("gorp", "seq-lora"):
         save_run(tmp_path / "demo" / method, method)
     assert "seq-lora" in report(tmp_path / "demo")
-    assert "2 runs compared" in (tmp_path / "demo" / "report.html").read_text()
+    assert "gorp against seq-lora" in (tmp_path / "demo" / "report.html").read_text()
 
 
 def test_several_runs_share_a_page_where_asked_or_above_them(tmp_path: Path) -> None:
@@ -58,6 +58,27 @@ def test_several_runs_share_a_page_where_asked_or_above_them(tmp_path: Path) -> 
     assert (tmp_path / "x" / "report.html").exists()
     assert report(*runs, "--quiet", "--out", tmp_path / "new" / "page.html") == ""
     assert (tmp_path / "new" / "page.html").exists()
+
+
+def test_one_run_against_another_has_a_page_beside_its_own(tmp_path: Path) -> None:
+    runs = [save_run(tmp_path / "desk"), save_run(tmp_path / "old" / "shelf", "seq-lora")]
+    page = runs[0] / "against-shelf.html"
+    assert str(page) in report(runs[0], "--against", runs[1])
+    assert "desk against shelf" in page.read_text()
+    assert not (runs[0] / "report.html").exists()
+    report(runs[0] / "record.json", "--against", runs[1] / "record.json", "--out", tmp_path / "page.html", "--quiet")
+    assert (tmp_path / "page.html").read_text() == page.read_text()
+    with pytest.raises(InputError, match="2 runs; --against sets one run against one other"):
+        report(*runs, "--against", runs[1])
+
+
+def test_every_plot_as_png(tmp_path: Path) -> None:
+    run = save_run(tmp_path / "desk")
+    assert f"plots: 2 in {tmp_path / 'plots'}" in report(run, "--png", tmp_path / "plots")
+    assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == [
+        "01-score-of-a-after-each-stage.png",
+        "02-score-of-b-after-each-stage.png",
+    ]
 
 
 def test_the_figures_as_csv_and_markdown(tmp_path: Path) -> None:

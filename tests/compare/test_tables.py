@@ -3,8 +3,9 @@ import io
 
 import pytest
 
-from gorp.compare.page import render_page, write_files
+from gorp.compare.page import comparison_plots, render_page, write_files
 from gorp.compare.tables import entries, stream_grid, summary_grid, task_grid
+from gorp.report.run_plots import write_pngs
 from gorp.report.tables import to_csv, to_latex
 from gorp.report.words import MINUS
 
@@ -64,8 +65,10 @@ def test_the_page_shows_every_figure_and_escapes_names(results, tmp_path):
     assert "<plain>" not in page and "&lt;plain&gt;" in page
     for text in ("AP against BWT", "Stability against plasticity", "Cost against AP", "training.lr=0.1: 60.0, taken"):
         assert text in page
-    assert page.count("<svg") == 3 + 2
+    assert page.count('<svg class="plot"') == 3 + 2
     write_files(results, "mine", "", "gorp", tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == {"comparison.html", "tables.md", "tables.tex", "summary.csv"}
+    pictures = write_pngs(comparison_plots(results, "gorp"), tmp_path / "png")
+    assert [path.name for path in pictures][::4] == ["01-ap-against-bwt.png", "05-score-of-new-after-each-stage.png"]
     with pytest.raises(ValueError, match="at least one finished cell"):
         render_page({}, "mine", "", "gorp")

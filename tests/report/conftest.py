@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -121,7 +122,8 @@ def dump_dom(browser: str, tmp_path: Path) -> Callable[..., str]:
 
     def dump(page: Path, width: int = 1280, script: str = "") -> str:
         copy = tmp_path / f"opened-{width}.html"
-        before, end, after = page.read_text(encoding="utf-8").rpartition("</body>")
+        text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text(encoding="utf-8"))
+        before, end, after = text.rpartition("</body>")
         added = f"<script>addEventListener('load', () => {{ {script} }})</script>"
         copy.write_text(before + added + end + after, encoding="utf-8")
         profile = tmp_path / f"profile-{width}"

@@ -77,6 +77,9 @@ def command(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, of every cell.")
     ] = None,
+    png: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Also write every plot of the page to a PNG file there.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Run an experiment, every cell a process of its own; print what was found and write tables and a page.
@@ -90,7 +93,7 @@ def command(
       gorp compare benchmarks/experiments/builtin.yaml --launcher ray --address 10.0.0.1:6379 --out /shared/builtin
     """
     if experiment.suffix == ".json":
-        _tabulate(experiment, against or "gorp", out, quiet)
+        _tabulate(experiment, against or "gorp", out, png, quiet)
         return
     from gorp.compare import COMPARES, LOCK
     from gorp.compare.comparison import RESULTS_FILE, Comparison
@@ -118,7 +121,7 @@ def command(
         keys = {cell.key for cell in declared.plan()}
         results = {key: result for key, result in read_results(folder / RESULTS_FILE).items() if key in keys}
         if results:
-            _show(results, declared.name, declared.about, against or declared.against, folder, quiet)
+            _show(results, declared.name, declared.about, against or declared.against, folder, png, quiet)
         raise_for_failures(comparison.jobs)
 
 
@@ -142,7 +145,7 @@ def _launcher(
         yield LocalLauncher(workers or 1)
 
 
-def _tabulate(file: Path, against: str, out: Path | None, quiet: bool) -> None:
+def _tabulate(file: Path, against: str, out: Path | None, png: Path | None, quiet: bool) -> None:
     from gorp.compare.results import read_results
 
     if not file.exists():
@@ -150,22 +153,28 @@ def _tabulate(file: Path, against: str, out: Path | None, quiet: bool) -> None:
     results = read_results(file)
     if not results:
         raise InputError(f"{file}: holds no finished cell")
-    _show(results, file.stem, "", against, out, quiet)
+    _show(results, file.stem, "", against, out, png, quiet)
 
 
-def _show(results: Results, title: str, about: str, against: str, folder: Path | None, quiet: bool) -> None:
-    from gorp.compare.page import write_files
+def _show(
+    results: Results, title: str, about: str, against: str, folder: Path | None, png: Path | None, quiet: bool
+) -> None:
+    from gorp.compare.page import comparison_plots, write_files
     from gorp.compare.tables import all_grids
+    from gorp.report.run_plots import write_pngs
     from gorp.report.tables import to_rich
     from gorp.report.terminal import open_console
 
     page = write_files(results, title, about, against, folder) if folder is not None else None
+    pictures = write_pngs(comparison_plots(results, against), png) if png is not None else []
     if not quiet:
         console = open_console()
         for grid in all_grids(results, against, title):
             console.print(to_rich(grid), markup=False, highlight=False)
         if page:
             print(f"page: {page}")
+        if pictures:
+            print(f"plots: {len(pictures)} in {png}")
 
 
 def _names(text: str) -> list[str]:

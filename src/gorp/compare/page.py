@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from markupsafe import Markup
-
 from gorp import metrics
 from gorp.compare.results import CellResult, Results
 from gorp.compare.tables import Entry, all_grids, entries, summary_grid
 from gorp.files import write_text_atomically
-from gorp.report import plots
-from gorp.report.html import templates
+from gorp.report.drawing import Plot
+from gorp.report.pages import pictures, render
+from gorp.report.plots import Curve, Line, curves_grid
+from gorp.report.plots_of_methods import Scatter
 from gorp.report.tables import to_csv, to_latex, to_markdown
 
 PAGE_FILE = "comparison.html"
@@ -33,26 +33,30 @@ def render_page(results: Results, title: str, about: str, against: str) -> str:
     if not results:
         raise ValueError("a comparison needs at least one finished cell")
     found = entries(results, against)
-    runs = list(results.values())
-    return (
-        templates()
-        .get_template("comparison.html.j2")
-        .render(
-            title=title,
-            about=about,
-            against=against,
-            grids=all_grids(results, against, "AP, BWT and FWT"),
-            plots=_plots(found),
-            curves=_curves(found),
-            styles={entry.name: style for style, entry in enumerate(found)},
-            tunings=_tunings(found),
-            environments=sorted({_machine(run) for run in runs}),
-            SERIES_COLOURS=plots.SERIES_COLOURS,
-        )
+    return render(
+        "comparison.html.j2",
+        title=title,
+        about=about,
+        against=against,
+        grids=all_grids(results, against, "AP, BWT and FWT"),
+        trade_offs=pictures(_trade_offs(found), "scatter"),
+        curves=[
+            (stream, pictures(curves, f"curve{number}-"), curves_grid(curves))
+            for number, (stream, curves) in enumerate(_curves(found).items())
+        ],
+        styles={entry.name: style for style, entry in enumerate(found)},
+        tunings=_tunings(found),
+        environments=sorted({_machine(run) for run in results.values()}),
     )
 
 
-def _plots(found: Sequence[Entry]) -> list[tuple[str, Markup]]:
+def comparison_plots(results: Results, against: str) -> list[Plot]:
+    """Every plot of the page, in its order."""
+    found = entries(results, against)
+    return [*_trade_offs(found), *(curve for curves in _curves(found).values() for curve in curves)]
+
+
+def _trade_offs(found: Sequence[Entry]) -> list[Scatter]:
     ap, bwt = _mean_of("AP"), _mean_of("BWT")
     drawings: list[tuple[str, tuple[str, str], Figure, Figure]] = [
         ("AP against BWT", ("BWT", "AP"), bwt, ap),
@@ -64,7 +68,7 @@ def _plots(found: Sequence[Entry]) -> list[tuple[str, Markup]]:
         ),
         ("Cost against AP", ("seconds of training", "AP"), lambda entry: entry.training_seconds, ap),
     ]
-    drawn: list[tuple[str, Markup]] = []
+    scatters = []
     for heading, titles, x, y in drawings:
         points = []
         for style, entry in enumerate(found):
@@ -72,8 +76,8 @@ def _plots(found: Sequence[Entry]) -> list[tuple[str, Markup]]:
             if across is not None and up is not None:
                 points.append((entry.name, style, across, up))
         if points:
-            drawn.append((heading, Markup(plots.scatter(heading, titles, points, f"scatter{len(drawn)}"))))
-    return drawn
+            scatters.append(Scatter(heading, titles, tuple(points)))
+    return scatters
 
 
 def _mean_of(key: str) -> Figure:
@@ -84,25 +88,28 @@ def _mean_of(key: str) -> Figure:
     return figure
 
 
-def _curves(found: Sequence[Entry]) -> list[tuple[str, list[tuple[str, Markup]]]]:
+def _curves(found: Sequence[Entry]) -> dict[str, list[Curve]]:
     """Per stream, per task, the score over the stages: the mean over seeds, a line per cell."""
     streams = dict.fromkeys(run.stream for entry in found for run in entry.runs)
-    drawn = []
-    for number, stream in enumerate(streams):
+    curves = {}
+    for stream in streams:
         tasks = next(run.tasks for entry in found for run in entry.runs if run.stream == stream)
-        parts = [[run for run in entry.runs if run.stream == stream] for entry in found]
-        pictures = []
-        for position, task in enumerate(tasks):
-            lines = [_line(runs, position, style) for style, runs in enumerate(parts) if runs]
-            pictures.append((task, Markup(plots.curve(task, lines, f"curve{number}-{position}"))))
-        drawn.append((stream, pictures))
-    return drawn
+        parts = [(entry.name, [run for run in entry.runs if run.stream == stream]) for entry in found]
+        curves[stream] = [
+            Curve(
+                task,
+                tuple(_line(name, style, runs, position) for style, (name, runs) in enumerate(parts) if runs),
+                stream if len(streams) > 1 else "",
+            )
+            for position, task in enumerate(tasks)
+        ]
+    return curves
 
 
-def _line(runs: Sequence[CellResult], task: int, style: int) -> plots.Line:
+def _line(name: str, style: int, runs: Sequence[CellResult], task: int) -> Line:
     histories = [[run.zero_shot[task], *(row[task] for row in run.matrix)] for run in runs]
     values = [metrics.mean(column) for column in zip(*histories, strict=True)]
-    return plots.Line(style, values, level=all(metrics.measured_once(run.matrix) for run in runs))
+    return Line(name, style, values, level=all(metrics.measured_once(run.matrix) for run in runs))
 
 
 def _tunings(found: Sequence[Entry]) -> list[tuple[str, list[tuple[str, float | None, bool]]]]:

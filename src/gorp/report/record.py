@@ -6,7 +6,7 @@ import json
 import os
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -149,8 +149,9 @@ class RunRecord(_Part):
     ``stages`` grows by one entry per task learnt, in increasing order of ``index``. A method that learns all T tasks
     at once (``joint``) has one stage of index T - 1: the rows of the matrix before it are None throughout.
     ``unseen_zero_shot`` names the tasks that are measured and never learnt, with their scores before any learning.
-    ``scored_by`` says how tasks are scored, those that it does not name by exact match. ``events`` tells what happened
-    to the run, what was rolled back included.
+    ``scored_by`` says how tasks are scored, those that it does not name by exact match; ``scored_rows`` on how many
+    rows each, empty in records of earlier versions. ``events`` tells what happened to the run, what was rolled back
+    included.
     """
 
     format_version: Literal[1] = 1
@@ -163,6 +164,7 @@ class RunRecord(_Part):
     zero_shot: list[float | None] = Field(default_factory=list)
     unseen_zero_shot: dict[str, float | None] = Field(default_factory=dict)
     scored_by: dict[str, Metric] = Field(default_factory=dict)
+    scored_rows: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
     stages: list[Stage] = Field(default_factory=list)
     config: dict[str, Any] = Field(default_factory=dict)
     environment: dict[str, Any] = Field(default_factory=dict)

@@ -10,7 +10,9 @@ from gorp import metrics
 from gorp.events import is_accepted
 from gorp.report.comparison import Group, Spread
 from gorp.report.layers import LayerDigest, digest_layers
+from gorp.report.pair import Pair
 from gorp.report.record import RunRecord
+from gorp.report.sampling import Interval
 from gorp.tasks.task import METRICS
 
 MINUS = "\N{MINUS SIGN}"
@@ -46,6 +48,24 @@ def compare(groups: Sequence[Group]) -> list[Finding]:
     ]
 
 
+def against(pair: Pair) -> list[Finding]:
+    """What one run scores more or less than the other at the end, and on how many tasks that is more than chance."""
+    mean = pair.mean
+    if mean is None or mean.value is None:
+        return [Finding("news", "No task was learnt and measured at the end by both runs.")]
+    shared = [task for task in pair.tasks if task.value is not None]
+    known = f" (95% interval {interval(mean.interval)})" if mean.interval else ""
+    verdicts = [task.verdict for task in shared if task.verdict]
+    counts = [
+        f"{verdicts.count(verdict)} {verdict}"
+        for verdict in ("higher", "lower", "not shown to differ")
+        if verdict in verdicts
+    ]
+    tasks = f" Of {_tasks(len(verdicts))}: {', '.join(counts)}." if verdicts else ""
+    names = f"{pair.ours.name} less {pair.theirs.name}"
+    return [Finding("news", f"{names}: {change(mean.value)} points on average at the end{known}.{tasks}")]
+
+
 def score(value: float | None, decimals: int = 1) -> str:
     """``"91.2"``, with a true minus sign; an en dash where not measured."""
     if value is None:
@@ -63,6 +83,11 @@ def change(value: float | None, decimals: int = 1) -> str:
 def small(value: float | None) -> str:
     """``"3.1e-07"``; an en dash where not measured."""
     return NOT_MEASURED if value is None else f"{value:.1e}".replace("-", MINUS)
+
+
+def interval(value: Interval | None) -> str:
+    """``"-0.6 to +2.2"``, with a true minus sign; an en dash where it is not known."""
+    return NOT_MEASURED if value is None else f"{change(value.low)} to {change(value.high)}"
 
 
 def share(value: float | None) -> str:
