@@ -54,7 +54,11 @@ def of_adapter(learnt: LearntModel, adapter: Adapter, dtype: torch.dtype | None)
         sentence += f"; it leaves out {adapter.missing:.0e} of the change by norm, which rounding put there"
     sentences = [f"{sentence}."]
     if learnt.config.quantize:
-        sentences.append(f"The run holds its base in {learnt.config.quantize}, as bitsandbytes' NF4 or int8.")
+        how = "nf4, doubly quantised" if learnt.config.quantize == "4bit" else "int8"
+        sentences.append(
+            f"Answers are those of the run but for rounding on a base that bitsandbytes holds as there: "
+            f"{learnt.config.quantize} ({how}), computing in {learnt.config.dtype}."
+        )
     elif learnt.config.dtype != "float32" or dtype not in (None, torch.float32):
         sentences.append("Answers are those of the run but for rounding to bfloat16.")
     return [*sentences, *_autocast(learnt)]

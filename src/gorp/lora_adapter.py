@@ -55,10 +55,11 @@ def lora_adapter(learnt: LearntModel) -> Adapter:
     """
     method, base = learnt.learning.method, learnt.learning.base
     modules = {name: base.get_submodule(name) for name in method.layer_names()}
-    whole = next((name for name, module in modules.items() if not isinstance(module, LoraLayer)), None)
-    if whole is not None or not modules:
-        what = f"layer {whole} learnt at full rank" if whole else f"method {method.name!r} changes no weight by LoRA"
-        raise InputError(f"{what}, which no LoRA adapter holds; accepted: an export without --adapter")
+    if not modules:
+        raise InputError(f"method {method.name!r} changes no weight, so that there is nothing for an adapter to hold")
+    for name, module in modules.items():
+        if not isinstance(module, LoraLayer):
+            raise InputError(f"layer {name} learnt at full rank, which no adapter holds; accepted: no --adapter")
     merges = learnt.folder.state.stages if learnt.folder.state else 0
     before = load_base(learnt.config, learnt.source).model
     layers: dict[str, Factors] = {}
