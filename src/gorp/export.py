@@ -25,9 +25,9 @@ from gorp.report.model_card import CARD_FILE, CardFacts, render_card
 from gorp.run_folder import SPACE, RunFolder
 from gorp.targets import linear_names, targets_for
 
-_VOCABULARIES = ("spiece.model", "tokenizer.model", "vocab.txt", "vocab.json", "merges.txt")
 Form = Literal["model", "adapter"]
 
+_VOCABULARIES = ("spiece.model", "tokenizer.model", "vocab.txt", "vocab.json", "merges.txt")
 _SENTENCE_FILES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
 
 
@@ -87,9 +87,11 @@ def export_run(
         else:
             plain_model(learnt, wanted).save_pretrained(folder)
             notes = [*fidelity.of_model(learnt, wanted), *_add_what_the_base_brings(learnt, folder)]
-        if learnt.files.space is not None:
-            learnt.files.space.save(folder / SPACE)
-        card = render_card(learnt.record, _facts(learnt, form, repo or place.name, notes, folder))
+        facts = _facts(learnt, form, repo or place.name, notes, folder)
+        if (space := learnt.files.space) is not None:
+            space.base_model = facts.base  # where it is on this machine is nobody else's business
+            space.save(folder / SPACE)
+        card = render_card(learnt.record, facts)
         (folder / CARD_FILE).write_text(card, encoding="utf-8")
     return Export(place, notes)
 

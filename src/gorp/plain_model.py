@@ -16,6 +16,8 @@ from gorp.encoding import Encoder
 from gorp.errors import InputError
 from gorp.learnt_model import LearntModel
 
+_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+
 
 @torch.no_grad()
 def plain_model(learnt: LearntModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
@@ -104,4 +106,8 @@ def _ending(base: GenerationConfig, encoder: Encoder) -> GenerationConfig:
         settings.eos_token_id = [*known, encoder.end] if known else encoder.end
     if settings.pad_token_id is None:
         settings.pad_token_id = encoder.pad
+    try:
+        settings.validate(strict=True)
+    except ValueError:  # such as a temperature where nothing is drawn, with which transformers loads but never saves
+        return GenerationConfig(**{token: getattr(settings, token) for token in _TOKENS})  # type: ignore[no-untyped-call]
     return settings

@@ -96,6 +96,15 @@ def test_a_quantised_run_is_a_plain_model_of_what_its_codes_stand_for(run, tiny_
     assert_near(computed(model, "causal"), of_run(folder, "causal"))
 
 
+def test_in_8_bits_too_but_for_what_bitsandbytes_rounds_of_the_inputs(run, tmp_path):
+    pytest.importorskip("bitsandbytes", reason="pip install gorp-cl[quantized]")
+    folder = run("causal", quantize="8bit", gorp=LORA_ONLY)
+    export_run(folder, tmp_path / "out", dtype="float32")
+    model = LOADERS["causal"].from_pretrained(tmp_path / "out").eval()
+    found, expected = ({"logits": of["logits"]} for of in (computed(model, "causal"), of_run(folder, "causal")))
+    assert_near(found, expected, tolerance=0.05)
+
+
 def test_what_no_adapter_holds_is_refused(run, tmp_path):
     for method, message in [
         ("gorp", r"layer model.layers.0.mlp.gate_proj learnt at full rank, which no adapter holds; accepted: no --ada"),

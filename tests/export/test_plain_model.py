@@ -102,6 +102,8 @@ def test_it_is_what_other_programs_look_for(run, tiny_models, tmp_path, kind):
     assert {"README.md", "gradient_space.safetensors", "tokenizer.json", "tokenizer_config.json"} <= names
     assert ("generation_config.json" in names) == (kind != "encoder")
     assert not [name for name in names if name.endswith((".py", ".bin", ".pt"))]
+    for path in (tmp_path / "out").iterdir():
+        assert str(tiny_models[kind]).encode() not in path.read_bytes(), f"{path.name} tells where the base was"
 
 
 def save_tied(source: Path, kind: str, target: Path) -> None:
@@ -170,6 +172,18 @@ def test_answers_end_where_they_did_in_the_run(run, tiny_models, tmp_path):
     settings = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert settings["eos_token_id"] == [7, 1]
     assert settings["pad_token_id"] == 0
+    (base / "generation_config.json").write_text('{"eos_token_id": 1, "temperature": 0.5}')  # which is never saved
+    export_run(run("causal", model=base), tmp_path / "out")
+    settings = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert (settings["eos_token_id"], settings.get("temperature")) == (1, None)
+
+
+def test_a_vocabulary_that_converters_ask_for_comes_along(run, tiny_models, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(tiny_models["causal"], base)
+    (base / "tokenizer.model").write_bytes(b"sentencepiece")
+    export_run(run("causal", model=base), tmp_path / "out")
+    assert (tmp_path / "out" / "tokenizer.model").read_bytes() == b"sentencepiece"
 
 
 def test_a_bf16_run_is_exported_as_it_computes_or_as_it_keeps(run, tmp_path):
