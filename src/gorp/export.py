@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,12 @@ from typing import Any, Literal
 from peft.tuners.lora import LoraLayer
 
 from gorp import __version__, fidelity
-from gorp.backbones import DTYPES, find_file
+from gorp.backbones import DTYPES
+from gorp.base_files import add_base_files
 from gorp.checkpoint import FORMAT_VERSION
 from gorp.config import GORPConfig
 from gorp.errors import InputError, nearest
 from gorp.export_folder import check_place, new_export, run_identity
-from gorp.files import read_json, stay_inside
 from gorp.hub import hub_id
 from gorp.learnt_model import LearntModel, open_learnt
 from gorp.lora_adapter import lora_adapter, save_adapter
@@ -26,9 +25,6 @@ from gorp.run_folder import SPACE, RunFolder
 from gorp.targets import linear_names, targets_for
 
 Form = Literal["model", "adapter"]
-
-_VOCABULARIES = ("spiece.model", "tokenizer.model", "vocab.txt", "vocab.json", "merges.txt")
-_SENTENCE_FILES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
 
 
 @dataclass(frozen=True)
@@ -86,7 +82,7 @@ def export_run(
             notes = fidelity.of_adapter(learnt, found, wanted)
         else:
             plain_model(learnt, wanted).save_pretrained(folder)
-            notes = [*fidelity.of_model(learnt, wanted), *_add_what_the_base_brings(learnt, folder)]
+            notes = [*fidelity.of_model(learnt, wanted), *add_base_files(learnt, folder)]
         facts = _facts(learnt, form, repo or place.name, notes, folder)
         if (space := learnt.files.space) is not None:
             space.base_model = facts.base  # where it is on this machine is nobody else's business
@@ -94,39 +90,6 @@ def export_run(
         card = render_card(learnt.record, facts)
         (folder / CARD_FILE).write_text(card, encoding="utf-8")
     return Export(place, notes)
-
-
-def _add_what_the_base_brings(learnt: LearntModel, folder: Path) -> list[str]:
-    """Put the tokenizer beside a model, in every form that the base has it, and what sentence-transformers reads."""
-    learnt.learning.encoder.tokenizer.save_pretrained(folder)
-    for name in _VOCABULARIES:  # which converters may ask for where transformers reads tokenizer.json alone
-        _copy(learnt.source, name, folder)
-    if learnt.learning.encoder.kind != "encoder" or not _copy(learnt.source, "modules.json", folder):
-        return []
-    for name in _SENTENCE_FILES:
-        _copy(learnt.source, name, folder)
-    inner = [stay_inside(module["path"]) for module in read_json(folder / "modules.json") if module["path"]]
-    for module in inner:
-        for name in ("config.json", "model.safetensors"):
-            _copy(learnt.source, f"{module}/{name}", folder)
-    pooling = next((folder / module / "config.json" for module in inner if module.endswith("Pooling")), None)
-    means = pooling is None or _pools_by_mean(read_json(pooling))
-    return (
-        [] if means else ["sentence-transformers pools the tokens otherwise than by their mean, which gorp learnt by."]
-    )
-
-
-def _copy(source: str, name: str, folder: Path) -> bool:
-    """Whether a file comes with the base model; it is then put into the folder, if it is not there."""
-    found = find_file(source, name)
-    if found is not None and not (target := folder / name).exists():
-        target.parent.mkdir(exist_ok=True)
-        shutil.copyfile(found, target)
-    return found is not None
-
-
-def _pools_by_mean(config: dict[str, Any]) -> bool:
-    return bool(config.get("pooling_mode_mean_tokens")) or config.get("pooling_mode") == "mean"
 
 
 def _facts(learnt: LearntModel, form: Form, place: str, notes: Sequence[str], folder: Path) -> CardFacts:

@@ -11,6 +11,7 @@ from peft.tuners.lora import LoraLayer
 from gorp._injection import ADAPTER
 from gorp._quantized import quantized_layers
 from gorp._rounding import REMAINDER
+from gorp.backbones import DTYPES
 from gorp.learnt_model import LearntModel
 from gorp.lora_adapter import Adapter
 from gorp.plain_model import holder
@@ -24,6 +25,7 @@ def of_model(learnt: LearntModel, dtype: torch.dtype | None) -> list[str]:
     quantized = any(quantized_layers(base))
     beside = any(_acts(layer.lora_B[ADAPTER]) for layer in layers if isinstance(layer, LoraLayer))
     stored = {holder(layer).weight.dtype for layer in layers if holder(layer).weight.is_floating_point()}
+    stored = stored or {DTYPES[learnt.config.dtype]}
     exactly = sum(hasattr(holder(layer), REMAINDER) for layer in layers)
     if quantized:
         sentences.append(
@@ -34,7 +36,7 @@ def of_model(learnt: LearntModel, dtype: torch.dtype | None) -> list[str]:
         sentences.append(
             "The run's LoRA factors are added to the weights: answers are those of the run but for rounding."
         )
-    elif dtype is not None and stored and stored != {dtype}:
+    elif dtype is not None and stored != {dtype}:
         sentences.append(f"Answers are those of the run but for rounding: it computes with {_names(stored)} weights.")
     else:
         sentences.append("The weights are the very ones that the run computes with.")

@@ -51,7 +51,7 @@ def plain_model(learnt: LearntModel, dtype: torch.dtype | None = None) -> PreTra
     model.load_state_dict(tensors, assign=True)
     model.tie_weights()
     for name, value in model.state_dict().items():
-        if not value.equal(tensors[name]):
+        if value.data_ptr() != tensors[name].data_ptr() and not value.equal(tensors[name]):
             raise InputError(
                 f"{name} is tied to a weight that learnt apart from it, and a plain model holds both as one; accepted: "
                 "--adapter, or the dtype of the run"

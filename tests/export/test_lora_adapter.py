@@ -64,6 +64,18 @@ def test_the_adapter_of_a_task(run, tiny_models, tmp_path):
     assert_same(computed(on(base, tmp_path / "out"), "seq2seq"), of_run(folder, "seq2seq", task="animal"))
 
 
+@pytest.mark.parametrize("method", ["gorp", "inc-lora"])
+def test_of_bf16_weights_it_takes_no_rounding_for_something_learnt(run, tiny_models, tmp_path, method):
+    """gorp keeps what bf16 rounds off, so that the difference is exact; inc-lora's merges are rounded."""
+    folder = run("causal", method, dtype="bfloat16", gorp=LORA_ONLY)
+    done = export_run(folder, tmp_path / "out", adapter=True)
+    assert "rank 6" in done.notes[0]
+    assert done.notes[-1] == "Answers are those of the run but for rounding to bfloat16."
+    base = LOADERS["causal"].from_pretrained(tiny_models["causal"], dtype="bfloat16")
+    answers = (computed(on(base, tmp_path / "out"), "causal"), of_run(folder, "causal"))
+    assert_near(*({"logits": of["logits"]} for of in answers), tolerance=0.05)
+
+
 @pytest.mark.parametrize("bits", ["4bit", "8bit"])
 def test_beside_a_quantised_base_what_is_stacked_is_the_adapter(run, tiny_models, tmp_path, bits):
     pytest.importorskip("bitsandbytes", reason="pip install gorp-cl[quantized]")

@@ -162,6 +162,9 @@ def test_what_sentence_transformers_reads_comes_along(run, tiny_models, tmp_path
         assert (tmp_path / "out" / name).read_bytes() == (base / name).read_bytes()
     assert "pools the tokens otherwise than by their mean" in done.notes[-1]
     assert "library_name: sentence-transformers" in (tmp_path / "out" / "README.md").read_text()
+    (base / "modules.json").write_text('[{"path": "../.."}]')
+    with pytest.raises(InputError, match=r"modules\.json is no list of modules with a path each .*leaves the folder"):
+        export_run(run("encoder", model=base), tmp_path / "out")
 
 
 def test_answers_end_where_they_did_in_the_run(run, tiny_models, tmp_path):

@@ -21,7 +21,8 @@ def command(
         int | None, typer.Option(min=1, help="Most tokens of an answer.", show_default="those of answers in training")
     ] = None,
     options: Annotated[
-        str | None, typer.Option(help="Answers to choose from, between commas.", show_default="none, or TASK's labels")
+        str | None,
+        typer.Option(help="Answers to choose from, between commas.", show_default="of an encoder TASK's labels"),
     ] = None,
     task: Annotated[
         str | None,
@@ -45,7 +46,7 @@ def command(
     given = prompts or [sys.stdin.read().rstrip("\n")]
     if not all(prompt.strip() for prompt in given):
         raise InputError("no prompt: give one, or send it to standard input")
-    chosen = [option.strip() for option in options.split(",")] if options is not None else []
+    chosen = [option.strip() for option in (options or "").split(",") if option.strip()]
     with progress_only(quiet=True):
         answers = ask(run, given, chosen, task, max_new_tokens, model)
     print(*answers, sep="\n")
