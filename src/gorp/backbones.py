@@ -25,6 +25,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.utils.hub import cached_file
 
 from gorp._quantized import ready_to_learn
 from gorp.errors import InputError, nearest
@@ -106,6 +107,29 @@ def load_backbone(
         model.pooler = None  # type: ignore[assignment]  # some checkpoints lack it: it would be another in every run
     ready_to_learn(model)
     return Backbone(name_or_path, model, tokenizer)
+
+
+def load_pooler(name_or_path: str) -> nn.Module | None:
+    """The pooling layer of an encoder, which `load_backbone` leaves out; None where its checkpoint has none."""
+    model, told = AutoModel.from_pretrained(
+        _source(name_or_path), trust_remote_code=False, use_safetensors=True, output_loading_info=True
+    )
+    lacking = any(key.startswith("pooler.") for key in told["missing_keys"])
+    return None if lacking else getattr(model, "pooler", None)
+
+
+def find_file(name_or_path: str, file: str) -> Path | None:
+    """A file that comes with a model, or None; one on the hub is fetched."""
+    try:
+        found = cached_file(
+            _source(name_or_path),
+            file,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except OSError:
+        return None
+    return Path(found) if found else None
 
 
 def _quantization(

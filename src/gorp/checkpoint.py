@@ -122,9 +122,9 @@ def publish_folder(unfinished: Path, final: Path) -> None:
         GorpError: the disk refuses.
     """
     try:
-        checksums = checksums_of(unfinished, (file.name for file in unfinished.iterdir()))
+        checksums = checksums_of(unfinished, (file.name for file in unfinished.iterdir() if file.is_file()))
         (unfinished / CHECKSUMS).write_text(checksums, encoding="utf-8")
-        for file in unfinished.iterdir():
+        for file in unfinished.rglob("*"):
             sync(file)
         sync(unfinished)
         shutil.rmtree(final, ignore_errors=True)

@@ -53,14 +53,18 @@ class Prompts:
     max_lines: int
 
     @classmethod
-    def of(cls, examples: Sequence[Example], encoder: Encoder) -> Prompts:
-        """Encode once what is answered many times; the longest accepted answer bounds the length of answers."""
+    def of(cls, examples: Sequence[Example], encoder: Encoder, max_new_tokens: int | None = None) -> Prompts:
+        """Encode once what is answered many times.
+
+        The longest accepted answer bounds the length of answers where ``max_new_tokens`` does not.
+        """
         prompts = [encoder.row(example).prompt for example in examples]
         order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
         accepted = {answer: example for example in examples for answer in (example.answer, *example.references)}
         longest = max((len(encoder.answer_ids(answer, example)) for answer, example in accepted.items()), default=0)
         lines = max((answer.strip().count("\n") for answer in accepted), default=0)
-        return cls([prompts[index] for index in order], order, longest + 1, lines + 1)
+        most = (longest + 1, lines + 1) if max_new_tokens is None else (max_new_tokens, max_new_tokens)
+        return cls([prompts[index] for index in order], order, *most)
 
 
 class Evaluator:
@@ -87,7 +91,7 @@ class Evaluator:
     ) -> None:
         self.model, self.encoder, self.batch_size, self.precision = model, encoder, batch_size, precision
         self.prepare, self.answers = prepare, answers
-        self._prompts: dict[tuple[Example, ...], Prompts] = {}
+        self._prompts: dict[tuple[tuple[Example, ...], int | None], Prompts] = {}
 
     def score(
         self, examples: Sequence[Example], on_step: OnStep | None = None, metric: Metric = "exact_match"
@@ -108,16 +112,21 @@ class Evaluator:
         answers = self.predict(examples, on_step)
         return [score([answer], [example]) for answer, example in zip(answers, examples, strict=True)]
 
-    def predict(self, examples: Sequence[Example], on_step: OnStep | None = None) -> list[str]:
+    def predict(
+        self, examples: Sequence[Example], on_step: OnStep | None = None, max_new_tokens: int | None = None
+    ) -> list[str]:
         """The model's answer to each example, in the order given; ``on_step(done, total)`` is called per batch.
+
+        Args:
+            max_new_tokens: of an answer that is generated; if not given, no more than the longest right one has.
 
         Raises:
             GorpError: the model's outputs are not finite.
         """
         key = tuple(examples)
-        if key not in self._prompts:
-            self._prompts[key] = Prompts.of(examples, self.encoder)
-        prompts = self._prompts[key]
+        if (key, max_new_tokens) not in self._prompts:
+            self._prompts[key, max_new_tokens] = Prompts.of(examples, self.encoder, max_new_tokens)
+        prompts = self._prompts[key, max_new_tokens]
         answered: list[tuple[int, str]] = []
         done = 0
         with evaluating(self.model), without_gradients(self.model), autocast(self.model.device, self.precision):

@@ -103,6 +103,13 @@ def names_layer(target: str, name: str) -> bool:
     return any(all(map(fnmatchcase, run, wanted)) for run in runs)
 
 
+def targets_for(names: Sequence[str], linear: Sequence[str]) -> list[str]:
+    """Targets that mean just the named ones of a model's linear layers, block numbers as ``*`` where that will do."""
+    short = sorted({".".join("*" if part.isdigit() else part for part in name.split(".")) for name in names})
+    meant = {name for name in linear if any(names_layer(target, name) for target in short)}
+    return short if meant == set(names) else list(names)
+
+
 def input_read(name: str, linear: nn.Linear, config: GORPConfig) -> InputRead:
     """What a layer reads: the same for layers whose inputs may share a space, which is those that read the same tensor.
 

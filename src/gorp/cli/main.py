@@ -25,6 +25,8 @@ COMMANDS: dict[str, str] = {
     "run": "Learn a whole stream of tasks, or go on with an interrupted run.",
     "learn": "Teach a finished run one more task.",
     "evaluate": "Score a run on its tasks, or on other rows.",
+    "generate": "Ask a run's model something.",
+    "export": "Write a run's model as others load it: transformers, peft, the hub.",
     "compare": "Run methods x streams x seeds; tables with intervals, and a page.",
     "report": "Write report.html from one or more runs.",
     "history": "Print what happened to a run: tasks learnt, rolled back, retracted.",

@@ -104,8 +104,8 @@ def to_rich(grid: Grid) -> Table:
 def to_markdown(grid: Grid) -> str:
     """The grid as a Markdown table under its title in bold."""
     lines = [grid.header, ("---", *("---:" for _ in grid.header[1:])), *grid.rows]
-    return f"**{_escaped(grid.title)}**\n\n" + "".join(
-        "| " + " | ".join(cell if line is lines[1] else _escaped(cell) for cell in line) + " |\n" for line in lines
+    return f"**{escaped(grid.title)}**\n\n" + "".join(
+        "| " + " | ".join(cell if line is lines[1] else escaped(cell) for cell in line) + " |\n" for line in lines
     )
 
 
@@ -189,7 +189,6 @@ _LATEX = {
 }
 
 
-#: So that data makes no columns, no elements, no links and no pictures.
 _MARKDOWN = {**{character: f"\\{character}" for character in "\\|[]"}, "<": "&lt;"}
 
 
@@ -197,5 +196,6 @@ def _latex(cell: str) -> str:
     return "".join(_LATEX.get(character, character) for character in " ".join(cell.splitlines()))
 
 
-def _escaped(cell: str) -> str:
+def escaped(cell: str) -> str:
+    """A text of data as it stands in Markdown, on one line: no column, element, link or picture is made of it."""
     return "".join(_MARKDOWN.get(character, character) for character in " ".join(cell.splitlines()))

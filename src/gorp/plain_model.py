@@ -1,0 +1,113 @@
+"""What a run learnt as a plain transformers model: every layer an ``nn.Linear`` again, under its own name."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedModel
+
+from gorp._quantized import dequantized, quantized_layers
+from gorp._rounding import split
+from gorp.backbones import DTYPES, load_pooler
+from gorp.encoding import Encoder
+from gorp.errors import InputError
+from gorp.learnt_model import LearntModel
+
+_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+
+
+@torch.no_grad()
+def plain_model(learnt: LearntModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """A model of the base's class with what was learnt merged into its weights; only good for being saved.
+
+    Args:
+        learnt: the run's.
+        dtype: of all weights; as the run holds each if not given, those in 4 or 8 bits as what it computes in.
+
+    Raises:
+        InputError: the method keeps what a plain model has no place for, or a weight learnt apart from one that it is
+            tied to.
+    """
+    base = learnt.learning.base
+    tensors = _merged(learnt, dtype)
+    config = copy.deepcopy(base.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.device("meta"):
+        model: PreTrainedModel = type(base)(config)
+    if getattr(base, "pooler", model) is None:  # left out when the base was loaded
+        pooler = load_pooler(learnt.source)
+        model.pooler = pooler  # type: ignore[assignment]  # None is how transformers says that there is none
+        state = {} if pooler is None else pooler.state_dict()
+        tensors |= {f"pooler.{name}": rounded(value, dtype or _dtype(learnt)) for name, value in state.items()}
+    if odd := sorted(tensors.keys() ^ model.state_dict().keys()):
+        raise InputError(
+            f"method {learnt.learning.method.name!r} keeps {odd[0]!r}, which a plain model has no place for; "
+            "gorp generate and gorp evaluate answer with the run itself"
+        )
+    model.load_state_dict(tensors, assign=True)
+    model.tie_weights()
+    for name, value in model.state_dict().items():
+        if value.data_ptr() != tensors[name].data_ptr() and not value.equal(tensors[name]):
+            raise InputError(
+                f"{name} is tied to a weight that learnt apart from it, and a plain model holds both as one; accepted: "
+                "--adapter, or the dtype of the run"
+            )
+    if model.can_generate():
+        model.generation_config = _ending(base.generation_config, learnt.learning.encoder)
+    return model
+
+
+def holder(module: nn.Module) -> Any:
+    """The module whose weight a layer that learns changes: peft's base layer, or the module itself."""
+    return getattr(module, "base_layer", module)
+
+
+def rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Floating numbers in a dtype, bf16 rounded as a run rounds the weights that it keeps exactly."""
+    if tensor.dtype is torch.float32 and dtype is torch.bfloat16:
+        return split(tensor)[0]
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def _merged(learnt: LearntModel, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """The state of the model, on the CPU, with all that was learnt merged and nothing quantised."""
+    base = learnt.learning.base
+    weights = learnt.learning.method.effective_weights()
+    linears = {name: holder(base.get_submodule(name)) for name in weights}
+    learning = tuple(f"{name}." for name in weights)
+    for name, layer in quantized_layers(base):
+        if not name.startswith(learning):
+            linears[name], weights[name] = layer, dequantized(layer)
+    replaced = tuple(f"{name}." for name in linears)
+    tensors = {name: value for name, value in base.state_dict().items() if not name.startswith(replaced)}
+    tensors |= {f"{name}.bias": layer.bias for name, layer in linears.items() if layer.bias is not None}
+    merged = {name: rounded(value, dtype or value.dtype) for name, value in tensors.items()}
+    for name, weight in weights.items():
+        stored = linears[name].weight.dtype
+        merged[f"{name}.weight"] = rounded(weight, dtype or (stored if stored.is_floating_point else _dtype(learnt)))
+    return {name: value.detach().cpu() for name, value in merged.items()}
+
+
+def _dtype(learnt: LearntModel) -> torch.dtype:
+    """What the base model was loaded in."""
+    return DTYPES[learnt.config.dtype]
+
+
+def _ending(base: GenerationConfig, encoder: Encoder) -> GenerationConfig:
+    """The base's settings of generation, with the token that the run closes answers with among those that end one."""
+    settings = copy.deepcopy(base)
+    ends = cast("int | list[int] | None", settings.eos_token_id)
+    known = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+    if encoder.end not in known:
+        settings.eos_token_id = [*known, encoder.end] if known else encoder.end
+    if settings.pad_token_id is None:
+        settings.pad_token_id = encoder.pad
+    try:
+        settings.validate(strict=True)
+    except ValueError:  # such as a temperature where nothing is drawn, with which transformers loads but never saves
+        return GenerationConfig(**{token: getattr(settings, token) for token in _TOKENS})  # type: ignore[no-untyped-call]
+    return settings

@@ -1,0 +1,73 @@
+"""Which folder an export may take, and that it is whole or not there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gorp import ContinualLearner, checkpoint
+from gorp.backbones import load_backbone
+from gorp.errors import GorpError, InputError
+from gorp.export import export_run
+from gorp.export_folder import MARKER
+from gorp.run_config import RunConfig
+
+
+class Disk:
+    """Refuses the last file that is made durable."""
+
+    def __call__(self, path: Path) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+
+def test_a_full_disk_leaves_what_was_there(run, tmp_path, monkeypatch):
+    out, folder = tmp_path / "out", run("causal")
+    monkeypatch.setattr(checkpoint, "sync", Disk())
+    with pytest.raises(GorpError, match="No space left on device"):
+        export_run(folder, out)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    export_run(folder, out)
+    before = {path: path.read_bytes() for path in out.rglob("*")}
+    monkeypatch.setattr(checkpoint, "sync", Disk())
+    with pytest.raises(GorpError, match="No space left on device"):
+        export_run(folder, out, to="colour")
+    assert list(tmp_path.iterdir()) == [out]
+    assert {path: path.read_bytes() for path in out.rglob("*")} == before
+
+
+def test_an_export_takes_the_place_of_one_of_the_same_run_alone(run, tmp_path):
+    out = tmp_path / "out"
+    export_run(run("causal"), out, to="colour")
+    export_run(run("causal"), out)
+    assert "animal" in json.loads((out / MARKER).read_text())["learnt"]
+    with pytest.raises(InputError, match="is the export of another run; give another folder, or --overwrite"):
+        export_run(run("causal", "seq-lora"), out)
+    export_run(run("causal", "seq-lora"), out, overwrite=True)
+    assert not (out / "gradient_space.safetensors").exists()
+    (out / "model.gguf").write_text("converted")
+    with pytest.raises(InputError, match=r"model\.gguf was added since this was exported, and would go; move it"):
+        export_run(run("causal", "seq-lora"), out)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match="holds files that are no export"):
+            export_run(run("causal"), other, overwrite=overwrite)
+    with pytest.raises(InputError, match="is a file"):
+        export_run(run("causal"), other / "thesis.tex")
+
+
+def test_nothing_learnt_and_unknown_dtypes_are_refused(run, tmp_path):
+    with pytest.raises(InputError, match=r"--dtype bfloat6: unknown \(did you mean 'bfloat16'\?\); accepted: float32"):
+        export_run(run("causal"), tmp_path / "out", dtype="bfloat6")
+    with pytest.raises(InputError, match="no run here"):
+        export_run(tmp_path, tmp_path / "out")
+    new = tmp_path / "new"
+    config = RunConfig.from_yaml(run("causal") / "config.yaml")
+    backbone = load_backbone(config.model)
+    ContinualLearner(backbone.model, backbone.tokenizer, run_dir=new, config=config)
+    with pytest.raises(InputError, match="no task is learnt yet"):
+        export_run(new, tmp_path / "out")
