@@ -24,6 +24,7 @@ COMMANDS: dict[str, str] = {
     "demo": "Teach the built-in model five tasks with three methods; compare.",
     "run": "Learn a whole stream of tasks, or go on with an interrupted run.",
     "learn": "Teach a finished run one more task.",
+    "plan": "Tell what a run will cost: memory, growth, operations, time.",
     "evaluate": "Score a run on its tasks, or on other rows.",
     "compare": "Run methods x streams x seeds; tables with intervals, and a page.",
     "report": "Write report.html from one or more runs.",
