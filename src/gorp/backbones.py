@@ -86,7 +86,7 @@ def load_backbone(
     """
     if dtype not in DTYPES:
         raise InputError(f"unknown dtype {dtype!r}{nearest(dtype, DTYPES)}; accepted: {', '.join(DTYPES)}")
-    source = _source(name_or_path)
+    source = source_of(name_or_path)
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         kind = kind_of_config(config)
@@ -103,8 +103,7 @@ def load_backbone(
             "with config.json, weights as safetensors (no other form is read) and tokenizer of a sequence-to-sequence "
             f"model, a causal one or an encoder, or a hub id{nearest(name_or_path, known_models())}"
         ) from None
-    if kind == "encoder" and hasattr(model, "pooler"):
-        model.pooler = None  # type: ignore[assignment]  # some checkpoints lack it: it would be another in every run
+    _without_pooler(model)
     ready_to_learn(model)
     return Backbone(name_or_path, model, tokenizer)
 
@@ -140,7 +139,7 @@ def _quantization(
         raise InputError("key 'quantize': needs bitsandbytes, which is not installed; pip install gorp-cl[quantized]")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of a cast at every product in 8 bits
     with torch.device("meta"):
-        model = _LOADERS[kind_of_config(config)].from_config(config)  # type: ignore[no-untyped-call]  # transformers
+        model = without_weights(config)
     outside = set(linear_names(model)).difference(block_layers(model, "quantize"))
     return BitsAndBytesConfig(  # type: ignore[no-untyped-call]  # transformers
         load_in_4bit=bits == "4bit",
@@ -150,6 +149,19 @@ def _quantization(
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=DTYPES[dtype],
     )
+
+
+def without_weights(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The model of a configuration, its weights as they are drawn before any training, on the default device."""
+    model = _LOADERS[kind_of_config(config)].from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]  # transformers
+    _without_pooler(model)
+    return cast(PreTrainedModel, model)
+
+
+def _without_pooler(model: PreTrainedModel) -> None:
+    """Take an encoder's pooling layer away: some checkpoints lack it, and it would be another in every run."""
+    if kind_of(model) == "encoder" and hasattr(model, "pooler"):
+        model.pooler = None  # type: ignore[assignment]
 
 
 def kind_of(model: nn.Module) -> Kind:
@@ -197,8 +209,12 @@ def default_targets(model: nn.Module) -> tuple[list[str], list[str]]:
     )
 
 
-def _source(name_or_path: str) -> str:
-    """Where ``from_pretrained`` finds a model."""
+def source_of(name_or_path: str) -> str:
+    """Where ``from_pretrained`` finds a model, its configuration and its tokenizer.
+
+    Raises:
+        InputError: the package that brings it is not installed.
+    """
     if name_or_path in built_in_models():
         return str(_BUILT_IN / name_or_path)
     if name_or_path not in PACKAGED:

@@ -93,7 +93,9 @@ def wind_back(folder: RunFolder, to: str | None) -> None:
     after = state.stage_folder(index + 1) if to is not None else state.after
     if after is None or not (folder.path / after).is_dir():
         raise InputError(f"{folder.path}: the model as it was after task {to!r} is not kept; accepted: {names[-1]!r}")
-    folder.state = replace(state, tasks=state.tasks[: index + 1], stages=index + 1, after=after, flight=None)
+    events = [event for event in state.events if event.stages <= index + 1]
+    kept = {"tasks": state.tasks[: index + 1], "stages": index + 1, "after": after, "events": events}
+    folder.state = replace(state, **kept, flight=None)
 
 
 def find_task(names: list[str], name: str) -> int:

@@ -24,6 +24,7 @@ COMMANDS: dict[str, str] = {
     "demo": "Teach the built-in model five tasks with three methods; compare.",
     "run": "Learn a whole stream of tasks, or go on with an interrupted run.",
     "learn": "Teach a finished run one more task.",
+    "plan": "Tell what a run will cost: memory, growth, operations, time.",
     "evaluate": "Score a run on its tasks, or on other rows.",
     "generate": "Ask a run's model something.",
     "export": "Write a run's model as others load it: transformers, peft, the hub.",
