@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gorp._quantized import quantized_layers
 from gorp.checkpoint import model_fingerprint, seed_everything
+from gorp.checksums import tensors_checksum
 from gorp.errors import FullSpaceWarning, InputError, nearest
 from gorp.interference import kept_directions, measure, stored_weights
 from gorp.launch import join_ranks
@@ -36,6 +37,7 @@ from gorp.run_setup import (
     new_record,
     rows_of,
     settle_config,
+    starting_space,
 )
 from gorp.tasks import Example, Task, TaskStream
 from gorp.tasks.task import Metric
@@ -101,11 +103,15 @@ class ContinualLearner:
         if any(quantized_layers(model)):
             check_on_quantized(load_method(self.config.method))
         base_model, model_settings = model_fingerprint(model), describe_model(model, tokenizer)
+        files = self.folder.stage_files()
+        space = starting_space(self.config, base_model) if files is None else None
+        if space is not None:
+            model_settings["protected directions"] = tensors_checksum(kept_directions(space), {})
         check_model(self.folder, base_model, model_settings)
         if getattr(model, "hf_device_map", None) is None:
             model.to(device)  # type: ignore[arg-type]  # transformers
         self.model = model
-        self.learning = LearningModel(model, tokenizer, self.config, self.folder.stage_files(), self.folder.path)
+        self.learning = LearningModel(model, tokenizer, self.config, files, self.folder.path, space)
         self.method, self.encoder = self.learning.method, self.learning.encoder
         if self.folder.state is None:
             with self.folder.locked():

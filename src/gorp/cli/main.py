@@ -27,6 +27,7 @@ COMMANDS: dict[str, str] = {
     "evaluate": "Score a run on its tasks, or on other rows.",
     "compare": "Run methods x streams x seeds; tables with intervals, and a page.",
     "report": "Write report.html from one or more runs.",
+    "protect": "Before the first task: protect what the base model knows.",
     "inspect": "Print what a run protects, layer by layer.",
     "list": "List the methods, with what each keeps and costs.",
     "data": "List streams and benchmarks; check data before training on it.",
