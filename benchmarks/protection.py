@@ -99,10 +99,8 @@ def rise(run: Path, held_out: Sequence[str], model: str) -> tuple[float, float]:
     return losses[0], losses[-1] - losses[0]
 
 
-def figures(
-    shares: Sequence[float], rises: Sequence[float], records: Sequence[RunRecord], before: float
-) -> list[Figure]:
-    """Rise and AP of each run, the first of them without protection, and the goals."""
+def figures(names: Sequence[str], rises: Sequence[float], records: Sequence[RunRecord], before: float) -> list[Figure]:
+    """Rise and AP of each run, the first of them without protection, the others by name; and the goals."""
 
     def single(what: str, value: float, goal: str = "") -> Figure:
         return Figure(what, value, value, value, goal)
@@ -113,11 +111,11 @@ def figures(
         single("rise of it without protection", rises[0]),
         single("AP without protection", performance[0]),
     ]
-    for share, own, ap in zip(shares, rises[1:], performance[1:], strict=True):
+    for name, own, ap in zip(names, rises[1:], performance[1:], strict=True):
         found += [
-            single(f"rise with {share:g} of the energy protected", own),
-            single(f"the same, of the rise without protection, {share:g}", own / rises[0], "<= 0.25"),
-            single(f"AP lost with {share:g}", performance[0] - ap, "<= 1"),
+            single(f"{name}: rise", own),
+            single(f"{name}: rise, as a share of that without", own / rises[0], "<= 0.25"),
+            single(f"{name}: AP lost", performance[0] - ap, "<= 1"),
         ]
     return found
 
@@ -146,7 +144,7 @@ def main() -> None:
         rises.append(own)
         print(f"{run.name}: {before:.3f} {own:+.3f}", flush=True)
     title = f"Protection of the base, {options.rows} rows a task, seed {options.seed}"
-    tell(title, figures(options.energy, rises, records, before), options.out)
+    tell(title, figures([f"{share:g} protected" for share in options.energy], rises, records, before), options.out)
 
 
 if __name__ == "__main__":
