@@ -72,6 +72,7 @@ def test_the_default_share_and_targets(tiny_pretrained, general_text, tmp_path, 
         (None, ["--energy", "1.5"], "--energy 1.5: accepted: a share, 0 to 1"),
         (None, ["--set", "gorp.lora_targets=[nowhere]"], "'nowhere' matches no linear layer"),
         (None, ["--set", "gorp.variant=paper"], "gorp.variant"),
+        (None, ["--out", "nowhere/s.safetensors"], "no such folder as nowhere"),
     ],
 )
 def test_bad_input_is_told_and_nothing_written(

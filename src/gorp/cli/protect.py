@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -37,8 +38,10 @@ def command(
 
     Example:  gorp protect t5-tiny general.jsonl --energy 0.9 --out space.safetensors
     """
-    if energy is not None and not 0 <= energy <= 1:
-        raise InputError(f"--energy {energy}: accepted: a share, 0 to 1")
+    if energy is not None:
+        _check_share(energy)
+    if not out.absolute().parent.is_dir():
+        raise InputError(f"--out {out}: no such folder as {out.parent}; accepted: a file in a folder that is there")
     from gorp.general_text import pretraining_rows, read_texts
     from gorp.matching import make_encoder
     from gorp.methods.gorp import GORP
@@ -49,7 +52,7 @@ def command(
     from gorp.run_config import RunConfig
     from gorp.run_setup import load_base
 
-    overrides = [*as_overrides({"method": "gorp", "model": model, "protect": None}), *(settings or [])]
+    overrides = [*as_overrides({"method": "gorp", "model": model}), *(settings or [])]
     run = RunConfig.from_yaml(config, overrides) if config else RunConfig.from_mapping({}, overrides)
     texts = read_texts(text, column)
     with progress_only(quiet) as progress:
@@ -58,15 +61,22 @@ def command(
         rows = pretraining_rows(encoder, texts, run.training.max_source_length, run.seed, str(text))
         chosen = GORP(run).settings(backbone.model)
         progress.message(f"{len(texts)} texts, {len(rows)} rows of at most {run.training.max_source_length} tokens")
-        memories = remember_base(backbone.model, encoder, rows, chosen, run.training.batch_size)
+        on_step = partial(progress.evaluation_step, text.name)
+        memories = remember_base(backbone.model, encoder, rows, chosen, run.training.batch_size, on_step)
     max_share = float(chosen.max_share or 1.0)
     if not quiet:
         open_console().print(to_rich(room_grid(room_left(memories, max_share))))
     if energy is None:
         asked = not quiet and sys.stdin.isatty()
         energy = typer.prompt("energy share to protect", ENERGY, type=float) if asked else ENERGY
+        _check_share(energy)
     space = protecting_space(backbone.model, memories, energy, max_share)
     space.save(out)
     if not quiet:
         kept = sum(side.rank for side in space.input_sides)
         print(f"{out}: {kept} directions of {len(space.layers)} layers, {energy:g} of the energy of each one's inputs")
+
+
+def _check_share(energy: float) -> None:
+    if not 0 <= energy <= 1:
+        raise InputError(f"--energy {energy}: accepted: a share, 0 to 1")
