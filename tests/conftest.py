@@ -138,6 +138,28 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
+def tiny_pretrained(tiny_models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same models, with what their pretraining would have needed: T5's sentinels, eight of them."""
+    folder = tmp_path_factory.mktemp("sentinels")
+    model, tokenizer = make_model("seq2seq"), make_tokenizer("seq2seq")
+    tokenizer.add_tokens([f"<extra_id_{number}>" for number in range(8)], special_tokens=True)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return {**tiny_models, "seq2seq": folder}
+
+
+@pytest.fixture(scope="session")
+def general_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of texts that no task is made of."""
+    generator = random.Random(5)
+    lines = [json.dumps({"text": " ".join(generator.choices(WORDS, k=20))}) + "\n" for _ in range(12)]
+    path = tmp_path_factory.mktemp("general") / "general.jsonl"
+    path.write_text("".join(lines))
+    return path
+
+
+@pytest.fixture(scope="session")
 def tiny_stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The YAML file of a stream of three small tasks."""
     return write_stream(tmp_path_factory.mktemp("stream"))

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import gorp
+from gorp.report.record import RunRecord, Stage
 from gorp.tasks import Example
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -15,6 +16,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import communication
 import evaluation
 import memory
+import protection
+import protection_tiny
 import quantized
 import refresh
 import scaling
@@ -155,3 +158,25 @@ def test_bytes_of_a_quantised_model_are_told_from_shapes():
     assert plain["weights"] - four["weights"] == numbers * 3 // 2 - numbers // 64 - numbers // 4096
     assert (plain["stacks"], plain["rounding"]) == (0, 2 * 2 * 128**2)
     assert eight["stacks"] == four["stacks"] == 4 * 2 * (2 * 8) * (128 + 128)
+
+
+def test_protection_is_told_as_a_share_of_the_rise_and_in_points():
+    stages = [Stage(index=0, task="a", scores=[score]) for score in (60.0, 58.5)]
+    records = [
+        RunRecord(name="r", method="gorp", model="m", stream="s", tasks=["a"], stages=[stage]) for stage in stages
+    ]
+    told = {
+        figure.what: figure.median for figure in protection.figures(["0.9 protected"], [2.0, 0.5], records, before=4.0)
+    }
+    assert told["0.9 protected: rise, as a share of that without"] == 0.25
+    assert told["0.9 protected: AP lost"] == 1.5
+
+
+def test_a_tiny_llama_is_pretrained_protected_and_taught(tmp_path, monkeypatch):
+    chosen = {name: protection_tiny.RUNS[name] for name in ("plain", "protected")}
+    monkeypatch.setattr(protection_tiny, "RUNS", chosen)
+    figures = protection_tiny.measure(tmp_path, steps=4, train_rows=8, test_rows=2)
+    told = {figure.what: figure.median for figure in figures}
+    assert 2 < told["loss on held-out text before any task"] < 4, "of 24 words and a few more, hardly learnt"
+    assert "protected: rise, as a share of that without" in told
+    assert (tmp_path / "protected" / "record.json").exists()

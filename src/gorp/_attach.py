@@ -201,11 +201,11 @@ def _layer_space(
     width = linear.in_features if config.variant == "exact" else config.rank
     read = input_read(name, linear, config)
     if name not in space.layers:
-        keeps_outputs = is_lora and config.protect_outputs
-        output = Side.empty(linear.out_features, dtype, device) if keeps_outputs else None
         side = inputs.get(read) or Side.empty(width, dtype, device)
-        space.layers[name] = LayerSpace(side, output, growth=[0] * len(space.tasks))
+        space.layers[name] = LayerSpace(side, growth=[0] * len(space.tasks))
     kept = space.layers[name]
+    if kept.output is None and is_lora and config.protect_outputs:
+        kept.output = Side.empty(linear.out_features, dtype, device)
     inputs.setdefault(read, kept.input)
     if kept.input.width != width or (kept.output and kept.output.width != linear.out_features):
         raise InputError(f"the given gradient space holds {name} with {kept.input.width} inputs, the model has {width}")

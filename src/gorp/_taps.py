@@ -46,11 +46,10 @@ def tap(output: Tensor, inputs: Tensor, receive: Receiver) -> Tensor:
     return tapped
 
 
-def input_rows(inputs: Tensor, delta: Tensor, weighted: bool, seed: int) -> Tensor:
-    r"""A few rows that stand for the inputs of a layer in one use of it in one backward pass.
+def weighed_inputs(inputs: Tensor, delta: Tensor, weighted: bool) -> Tensor:
+    r"""The inputs of a layer in one use of it in one backward pass, each token's times the root of its weight.
 
-    With :math:`w_t^2` the weight of token t, each :math:`w_t x_t` is added to one of the rows with a random sign, so
-    that their Gram matrix is in expectation :math:`\sum_t w_t^2 x_t x_t^T`. Of the n tokens whose output the loss sees
+    Their Gram matrix is :math:`\sum_t w_t x_t x_t^T`. Of the n tokens whose output the loss sees
     (padding is none of them) each weighs 1/n; or, ``weighted``, half of that and half its share of the gradient,
     :math:`\tfrac12 / n + \tfrac12 \|\delta_t\| / \sum_s \|\delta_s\|`. A change D of the layer moves the loss by
     :math:`\sum_t \delta_t^T D x_t`, so inputs count by what hangs on them. The even half is for inputs whose gradient
@@ -60,10 +59,9 @@ def input_rows(inputs: Tensor, delta: Tensor, weighted: bool, seed: int) -> Tens
         inputs: x, (..., in).
         delta: gradient of the loss at the layer's output, (..., out).
         weighted: weigh by the gradient.
-        seed: of the signs.
 
     Returns:
-        (n, in), fp32 or wider; n is ROWS_PER_USE, or the number of tokens if that is smaller.
+        (tokens, in), fp32 or wider.
     """
     wide = torch.promote_types(inputs.dtype, torch.float32)
     rows = inputs.detach().reshape(-1, inputs.shape[-1]).to(wide)
@@ -71,10 +69,25 @@ def input_rows(inputs: Tensor, delta: Tensor, weighted: bool, seed: int) -> Tens
     weights = _shares((sizes > 0).to(wide))
     if weighted:
         weights = (weights + _shares(sizes)) / 2
-    factors = weights.sqrt()
+    return rows * weights.sqrt()[:, None]
+
+
+def input_rows(inputs: Tensor, delta: Tensor, weighted: bool, seed: int) -> Tensor:
+    """A few rows that stand for `weighed_inputs`: each of those is added to one of them with a random sign.
+
+    Their Gram matrix is the same in expectation.
+
+    Args:
+        inputs, delta, weighted: as of `weighed_inputs`.
+        seed: of the signs.
+
+    Returns:
+        (n, in), fp32 or wider; n is ROWS_PER_USE, or the number of tokens if that is smaller.
+    """
+    rows = weighed_inputs(inputs, delta, weighted)
     if len(rows) <= ROWS_PER_USE:
-        return rows * factors[:, None]
-    rows = rows * (factors * random_signs(len(rows), seed).to(factors, non_blocking=True))[:, None]
+        return rows
+    rows = rows * random_signs(len(rows), seed).to(rows, non_blocking=True)[:, None]
     return F.pad(rows, (0, 0, 0, -len(rows) % ROWS_PER_USE)).view(-1, ROWS_PER_USE, rows.shape[-1]).sum(dim=0)
 
 

@@ -111,7 +111,7 @@ def load_backbone(
 def load_pooler(name_or_path: str) -> nn.Module | None:
     """The pooling layer of an encoder, which `load_backbone` leaves out; None where its checkpoint has none."""
     model, told = AutoModel.from_pretrained(
-        _source(name_or_path), trust_remote_code=False, use_safetensors=True, output_loading_info=True
+        source_of(name_or_path), trust_remote_code=False, use_safetensors=True, output_loading_info=True
     )
     lacking = any(key.startswith("pooler.") for key in told["missing_keys"])
     return None if lacking else getattr(model, "pooler", None)
@@ -121,7 +121,7 @@ def find_file(name_or_path: str, file: str) -> Path | None:
     """A file that comes with a model, or None; one on the hub is fetched."""
     try:
         found = cached_file(
-            _source(name_or_path),
+            source_of(name_or_path),
             file,
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,

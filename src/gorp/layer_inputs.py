@@ -38,7 +38,7 @@ def collect_inputs(
         positions = torch.linspace(0, len(rows) - 1, min(rows_per_batch, len(rows)), device=rows.device).round().long()
         kept[name].append(rows[positions].float().cpu())
 
-    _show_inputs(model, layer_names, batches, keep)
+    show_inputs(model, layer_names, batches, keep)
     return {name: torch.cat(rows)[:rows_per_layer].clone() for name, rows in kept.items() if rows}
 
 
@@ -60,18 +60,23 @@ def input_covariances(
         product = wide.mT @ wide
         sums[name] = sums[name] + product if name in sums else product
 
-    _show_inputs(model, layer_names, batches, add)
+    show_inputs(model, layer_names, batches, add)
     return sums
 
 
 @torch.no_grad()
-def _show_inputs(
+def show_inputs(
     model: nn.Module,
     layer_names: Sequence[str],
     batches: Iterable[Mapping[str, Tensor]],
     see: Callable[[str, Tensor], None],
 ) -> None:
-    """Call ``see`` with a layer's name and its inputs (n, in), for every layer and batch."""
+    """Call ``see`` with a layer's name and its inputs (n, in), for every layer and batch.
+
+    Args:
+        model, layer_names, batches: as for `collect_inputs`.
+        see: called once for every use of a layer.
+    """
     handles = [
         model.get_submodule(name).register_forward_pre_hook(
             lambda _, inputs, name=name: see(name, inputs[0].detach().reshape(-1, inputs[0].shape[-1]))

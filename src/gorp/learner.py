@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from gorp._quantized import quantized_layers
 from gorp.budget import Judge, gentler_settings
 from gorp.checkpoint import model_fingerprint, seed_everything
+from gorp.checksums import tensors_checksum
 from gorp.errors import FullSpaceWarning, InputError, nearest
 from gorp.interference import kept_directions, measure, stored_weights
 from gorp.launch import join_ranks
@@ -37,6 +38,7 @@ from gorp.run_setup import (
     new_record,
     rows_of,
     settle_config,
+    starting_space,
 )
 from gorp.standing import Standing
 from gorp.tasks import Example, Task, TaskStream
@@ -118,8 +120,12 @@ class ContinualLearner(Standing):
         if any(quantized_layers(model)):
             check_on_quantized(load_method(self.config.method))
         base_model, model_settings = model_fingerprint(model), describe_model(model, tokenizer)
+        files = self.folder.stage_files()
+        space = starting_space(self.config, base_model) if files is None else None
+        if space is not None:
+            model_settings["protected directions"] = tensors_checksum(kept_directions(space), {})
         check_model(self.folder, base_model, model_settings)
-        self.put_up(model)
+        self.put_up(model, space)
         if self.folder.state is None:
             with self.folder.locked():
                 record = new_record(self.config, self.folder.path)

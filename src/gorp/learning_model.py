@@ -21,8 +21,10 @@ from gorp.layer_inputs import collect_inputs
 from gorp.likelihood import check_likelihoods
 from gorp.matching import LabelMatcher, make_encoder
 from gorp.methods import load_method
+from gorp.protect import check_covered
 from gorp.run_config import RunConfig
 from gorp.run_folder import StageFiles
+from gorp.space import GradientSpace
 from gorp.tasks import Example, Task
 from gorp.tasks.task import Metric
 from gorp.training import Flight
@@ -39,6 +41,7 @@ class LearningModel:
         config: the run's.
         files: what the last finished stage left; None before the first.
         run: the run folder, for messages.
+        space: what to begin with before the first stage, as `gorp protect` made it.
 
     Raises:
         InputError: the targets or answers do not fit the model, or the files do not fit the run.
@@ -51,6 +54,7 @@ class LearningModel:
         config: RunConfig,
         files: StageFiles | None,
         run: Path,
+        space: GradientSpace | None = None,
     ) -> None:
         self.base, self.config, self._run = base, config, run
         training, evaluation = config.training, config.evaluation
@@ -64,7 +68,7 @@ class LearningModel:
             check_likelihoods(base, self.encoder)
         seed_everything(config.seed, 0)
         if files is None:
-            self.method.attach(base, None)
+            self._begin(space)
         else:
             with fitting(run, "last finished task"):
                 self.method.attach(base, files.space)
@@ -72,6 +76,15 @@ class LearningModel:
                 self.method.load_state(files.method)
         if training.parallel == "shard" and ranks() > 1:
             self._shard()
+
+    def _begin(self, space: GradientSpace | None) -> None:
+        """Attach to a base model that has learnt nothing yet; of its protection what does not learn is left out."""
+        protected = set(space.layers) if space else set()
+        self.method.attach(self.base, space)
+        if space is not None:
+            learning = self.method.layer_names()
+            check_covered(protected, learning, str(self.config.protect))
+            space.layers = {name: space.layers[name] for name in learning}
 
     def _shard(self) -> None:
         kept_whole = self.method.kept_whole()

@@ -94,8 +94,8 @@ def wind_back(folder: RunFolder, to: str | None) -> None:
     if after is None or not (folder.path / after).is_dir():
         raise InputError(f"{folder.path}: the model as it was after task {to!r} is not kept; accepted: {names[-1]!r}")
     events = [event for event in state.events if event.stages <= index + 1]
-    kept = {"tasks": state.tasks[: index + 1], "stages": index + 1, "after": after, "events": events}
-    folder.state = replace(state, **kept, flight=None)
+    tasks, stages = state.tasks[: index + 1], index + 1
+    folder.state = replace(state, tasks=tasks, stages=stages, after=after, events=events, flight=None)
 
 
 def find_task(names: list[str], name: str) -> int:

@@ -107,6 +107,7 @@ class RunConfig(_Section):
     quantize: Literal["4bit", "8bit"] | None = Field(
         None, description="hold the model's blocks in so many bits, but for layers that learn at full rank"
     )
+    protect: str | None = Field(None, description="the space to begin with, a file that `gorp protect` wrote")
     stream: str | None = Field("builtin", description="builtin, standard-cl/1, long/4 ..., or a stream's YAML file")
     seed: int = Field(0, ge=0)
     report_to: list[str] = Field(default_factory=list, description="trackers of transformers, such as wandb")
@@ -137,7 +138,8 @@ class RunConfig(_Section):
     def from_yaml(cls, path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
         """Read a configuration; ``overrides`` are ``dotted.key=value``, the value as YAML.
 
-        A stream file, model folder or data folder that exists beside the file is meant; else the path stands as given.
+        A stream file, model folder, space or data folder that exists beside the file is meant; else the path stands as
+        given.
 
         Raises:
             InputError: the file cannot be read, or a key or value is wrong; the message names file and key.
@@ -147,7 +149,7 @@ class RunConfig(_Section):
         if values is None:
             raise InputError(f"{file}: is empty; expected keys such as method, model, stream, training")
         data = values.get("data")
-        for section, key in ((values, "stream"), (values, "model"), (data, "dir")):
+        for section, key in ((values, "stream"), (values, "model"), (values, "protect"), (data, "dir")):
             if isinstance(section, dict) and isinstance(section.get(key), str):
                 beside = file.parent / section[key]
                 section[key] = str(beside) if beside.exists() else section[key]

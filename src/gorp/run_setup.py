@@ -21,10 +21,12 @@ from gorp.errors import InputError
 from gorp.launch import join_ranks
 from gorp.methods import METHODS, check_method, load_method
 from gorp.methods.base import Method
+from gorp.protect import load_protection
 from gorp.report.record import RunRecord
 from gorp.run_config import BudgetConfig, RunConfig
 from gorp.run_folder import RunFolder
 from gorp.run_state import KnownTask
+from gorp.space import GradientSpace
 from gorp.tasks import Example, Task, TaskStream
 
 #: Settings that may change when a run is gone on with: nothing that is learnt depends on them.
@@ -95,6 +97,24 @@ def check_on_quantized(method: type[Method]) -> None:
             f"method {method.name!r} changes the weights of its base, which one in 4 or 8 bits does not allow; "
             f"accepted: quantize: null, or a method of {accepted}"
         )
+
+
+def starting_space(config: RunConfig, fingerprint: str) -> GradientSpace | None:
+    """The space that a run begins with, where its configuration names one that protects the base model.
+
+    Args:
+        config: of the run.
+        fingerprint: of its base model.
+
+    Raises:
+        InputError: the method keeps no such space, or the file is of another model, or damaged.
+    """
+    if config.protect is None:
+        return None
+    if not load_method(config.method).begins_with_space:
+        accepted = ", ".join(name for name in METHODS if load_method(name).begins_with_space)
+        raise InputError(f"key 'protect': method {config.method!r} begins with no space; accepted: null, or {accepted}")
+    return load_protection(config.protect, fingerprint, float(config.gorp.max_share or 1.0))
 
 
 def settle_config(folder: RunFolder, method: str | None, config: RunConfig | None) -> RunConfig:

@@ -125,6 +125,8 @@ class GradientSpace:
         max_share: cap of every side, as a share of its width. A side that needs more refuses it, and its layer is
             frozen for all later tasks, which protects it wholly.
         base_model: name of the model that the space belongs to.
+
+    ``base_fingerprint`` tells that model from any other; it is empty where that was not asked for.
     """
 
     def __init__(self, max_share: float = 0.75, base_model: str = "") -> None:
@@ -132,6 +134,7 @@ class GradientSpace:
             raise ValueError(f"max_share must be above 0 and at most 1, but is {max_share}")
         self.max_share = max_share
         self.base_model = base_model
+        self.base_fingerprint = ""
         self.tasks: list[str] = []
         self.retracted: list[str] = []
         self.layers: dict[str, LayerSpace] = {}
@@ -233,6 +236,7 @@ class GradientSpace:
             "frozen": json.dumps([name for name, layer in self.layers.items() if layer.frozen]),
             "growth": json.dumps({name: layer.growth for name, layer in self.layers.items()}),
             "shared": json.dumps(shared),
+            **({"base_fingerprint": self.base_fingerprint} if self.base_fingerprint else {}),
         }
         path = Path(path)
         unfinished = path.with_name(f".{path.name}.tmp")
@@ -268,7 +272,7 @@ class GradientSpace:
         if told.checksum not in (None, tensors_checksum(tensors, rest)):
             raise InputError(f"{path}: is damaged (its checksum is not that of its content); put back a copy of it")
         space = cls(told.max_share, told.base_model)
-        space.tasks, space.retracted = told.tasks, told.retracted
+        space.tasks, space.retracted, space.base_fingerprint = told.tasks, told.retracted, told.base_fingerprint
         for name, growth in told.growth.items():
             owner = told.shared.get(name)
             if owner is not None and owner not in space.layers:
@@ -295,7 +299,8 @@ class _Metadata(BaseModel):
     growth: Json[dict[str, list[int]]]
     frozen: Json[list[str]]
     retracted: Json[list[str]] = Field(default_factory=list)
-    shared: Json[dict[str, str]] = Field(default_factory=dict)  # which, as the next, files of the first version lack
+    shared: Json[dict[str, str]] = Field(default_factory=dict)  # which, as the next ones, some older files lack
+    base_fingerprint: str = ""
     checksum: str | None = None
 
 

@@ -17,7 +17,9 @@ from gorp.progress import Progress
 from gorp.report.record import RunRecord
 from gorp.run_config import RunConfig
 from gorp.run_folder import RunFolder
+from gorp.run_setup import starting_space
 from gorp.run_state import KnownTask
+from gorp.space import GradientSpace
 from gorp.tasks import Task
 
 
@@ -62,17 +64,23 @@ class Standing:
         """How many tasks are learnt."""
         return self.folder.state.stages if self.folder.state is not None else 0
 
-    def put_up(self, model: PreTrainedModel | None = None) -> None:
-        """Have a base model, one loaded anew if not given, stand as the last finished stage left it."""
-        self.attempt = attempt_due(self.folder.state.events) if self.folder.state else 0
+    def put_up(self, model: PreTrainedModel | None = None, space: GradientSpace | None = None) -> None:
+        """Have a base model, one loaded anew if not given, stand as the last finished stage left it.
+
+        Before the first stage it begins with ``space``, or with what the configuration names if loaded anew.
+        """
+        state, files = self.folder.state, self.folder.stage_files()
+        self.attempt = attempt_due(state.events) if state else 0
         if model is None:
             assert self._reload is not None
+            assert state is not None
             del self.model, self.learning, self.method, self.encoder  # there may be no room for two
             model = self._reload()
+            space = starting_space(self.config, state.base_model) if files is None else None
         if getattr(model, "hf_device_map", None) is None:
             model.to(self._device)  # type: ignore[arg-type]  # transformers
         self._stands_at, self.model, config = self.folder.stands_at, model, gentler(self.config, self.attempt)
-        self.learning = LearningModel(model, self._tokenizer, config, self.folder.stage_files(), self.folder.path)
+        self.learning = LearningModel(model, self._tokenizer, config, files, self.folder.path, space)
         self.method, self.encoder = self.learning.method, self.learning.encoder
 
     def catch_up(self) -> None:

@@ -41,9 +41,14 @@ def linear_names(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
 
 
+def layer_kind(name: str) -> str:
+    """A layer's dotted name, block numbers replaced by ``*``: the same for the same layer of every block."""
+    return ".".join("*" if part.isdigit() else part for part in name.split("."))
+
+
 def describe_layers(model: nn.Module) -> str:
     """The model's linear layers, block numbers replaced by ``*``, as a message's list of what is accepted."""
-    kinds = {".".join("*" if part.isdigit() else part for part in name.split(".")) for name in linear_names(model)}
+    kinds = {layer_kind(name) for name in linear_names(model)}
     return "linear layers are: " + (", ".join(sorted(kinds)) or "none")
 
 

@@ -34,6 +34,7 @@ COMMANDS: dict[str, str] = {
     "diff": "Print what changed in a run between two of its tasks.",
     "rollback": "Put back a run as it was when a task had just been learnt.",
     "retract": "Give back the room that a task no longer wanted takes up.",
+    "protect": "Before the first task: protect what the base model knows.",
     "inspect": "Print what a run protects, layer by layer.",
     "list": "List the methods, with what each keeps and costs.",
     "data": "List streams and benchmarks; check data before training on it.",

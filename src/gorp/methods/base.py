@@ -55,6 +55,8 @@ class Method(ABC):
     #: Learns all tasks together in a single stage, instead of one after the other.
     learns_jointly: ClassVar[bool] = False
 
+    #: May begin with a space that `gorp protect` made.
+    begins_with_space: ClassVar[bool] = False
     #: Learns on a base in 4 or 8 bits, too; the other methods change its weights themselves.
     on_quantized: ClassVar[bool] = False
 

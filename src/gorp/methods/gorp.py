@@ -32,18 +32,19 @@ class GORP(Method):
     keeps = "per layer a basis of the input directions that earlier tasks depend on"
     costs = "LoRA's, and a projection a step; the basis grows with what tasks need"
     on_quantized = True
+    begins_with_space = True
     _optimizer: GORPAdamW
 
     def attach(self, model: nn.Module, space: GradientSpace | None = None) -> None:
         """Inject LoRA factors, put cores into full-rank layers, freeze the rest."""
-        self.model = attach(model, self._settings(model), space)
+        self.model = attach(model, self.settings(model), space)
         self._layers = learned_layers(model)
 
     def whole_layers(self, model: nn.Module) -> Sequence[str]:
         """Those that learn at full rank."""
-        return learning_layers(model, self._settings(model))[1]
+        return learning_layers(model, self.settings(model))[1]
 
-    def _settings(self, model: nn.Module) -> GORPConfig:
+    def settings(self, model: nn.Module) -> GORPConfig:
         """The configuration with every target settled."""
         config = self.config.gorp
         targets = {"lora_targets": config.lora_targets, "full_rank_targets": config.full_rank_targets}

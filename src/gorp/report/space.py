@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+from gorp.protect import SHARES
 from gorp.report.tables import Grid
 from gorp.report.words import NOT_MEASURED, share
 from gorp.space import GradientSpace, LayerSpace, Side
@@ -20,6 +23,18 @@ def space_grid(space: GradientSpace) -> Grid:
     title = f"gradient space of {space.base_model}" if space.base_model else "gradient space"
     header = ("layer", "kept", "width", "cap", "used", "output kept", "output width", "energy", "added", "state")
     return Grid(title, header, tuple(rows))
+
+
+def room_grid(left: Mapping[str, Sequence[float]], shares: Sequence[float] = SHARES) -> Grid:
+    """A column per energy share of general text, a row per kind of layer: how much of its cap is left for tasks.
+
+    Args:
+        left: what `gorp.protect.room_left` says of these shares.
+        shares: of the energy.
+    """
+    rows = [(kind, *map(share, row)) for kind, row in left.items()]
+    header = ("layers", *(f"{energy:g}" for energy in shares))
+    return Grid("room left for tasks, by the energy share of the text that is protected", header, tuple(rows))
 
 
 def describe_space(space: GradientSpace, file_bytes: int) -> list[str]:
