@@ -8,13 +8,17 @@ from typing import Annotated
 
 import typer
 
+from gorp.cli.completion import run_folders
 from gorp.cli.shared import is_first_process, progress_only
 from gorp.preemption import stopped_by
 
 
 @stopped_by(signal.SIGTERM)
 def command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)],
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="A run folder.", show_default=False, autocompletion=run_folders),
+    ],
     data: Annotated[str, typer.Argument(metavar="DATA", help="A file, a folder or hub:NAME.", show_default=False)],
     name: Annotated[str | None, typer.Option(help="The task's name.", show_default="that of DATA")] = None,
     labels: Annotated[str | None, typer.Option(help="Its labels, between commas.", show_default="as in DATA")] = None,
