@@ -23,10 +23,10 @@ text { font: 15px system-ui, -apple-system, "Segoe UI", sans-serif; fill: var(--
 .old { stroke: var(--old); } .new { stroke: var(--new); } .free { stroke: var(--free); }
 .soft { stroke: var(--soft); } .ink { stroke: var(--ink); } .dashed { stroke-dasharray: 4 4; }
 .fill-old { fill: var(--old); } .fill-new { fill: var(--new); } .fill-free { fill: var(--free); }
-.fill-soft { fill: var(--soft); } .fill-ink { fill: var(--ink); } .fill-faint { fill: var(--faint); } .tint { fill-opacity: 0.16; }
+.fill-soft { fill: var(--soft); } .fill-ink { fill: var(--ink); } .tint { fill-opacity: 0.16; }
 path, line, rect { fill: none; stroke-width: 2; }
-path.fill-old, rect.fill-old { fill: var(--old); } rect.fill-new { fill: var(--new); } rect.fill-free { fill: var(--free); }
-rect.fill-faint { fill: var(--faint); }
+path.fill-old, rect.fill-old { fill: var(--old); } rect.fill-free { fill: var(--free); }
+rect.fill-soft { fill: var(--soft); } rect.fill-faint { fill: var(--faint); }
 """
 
 
@@ -118,7 +118,11 @@ def step() -> str:
         line((c + 48, y - 120), (c, y - 120), "soft dashed"),
         arrow((c, y), (c, y - 120), "free"),
         text((c + 12, y - 134), "step: nothing along S", "small"),
-        text((30, 268), "Adam divides every coordinate of the weight by its own size, which tilts a projected gradient back into S.", "small"),
+        text(
+            (30, 268),
+            "Adam divides every coordinate of a weight by its own size, which tilts a projected gradient into S.",
+            "small",
+        ),
     ]
     return picture(700, 285, "A step is projected twice: the gradient before Adam, the direction after", parts)
 

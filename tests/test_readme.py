@@ -4,8 +4,6 @@ import json
 import re
 from pathlib import Path
 
-import gorp
-from gorp.cli.main import COMMANDS
 from gorp.tasks import TaskStream
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -23,12 +21,3 @@ def test_the_stream_file_is_read(tmp_path):
     assert (
         stream[1].train[0].prompt.startswith("Is the message urgent? Choose one from the option.\nOption: yes, no \n")
     )
-
-
-def test_every_command_named_exists():
-    assert set(re.findall(r"^gorp ([a-z]+)", README, re.MULTILINE)) <= set(COMMANDS)
-
-
-def test_every_public_name_used_exists():
-    names = set(re.findall(r"gorp\.([A-Za-z_]+)\(", README))
-    assert names and all(hasattr(gorp, name) for name in names)
