@@ -4,9 +4,18 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from gorp.tasks import TaskStream
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#]+)", (ROOT / page).read_text(encoding="utf-8"))
+    assert not [link for link in links if not link.startswith("http") and not (ROOT / link).exists()]
 
 
 def test_the_stream_file_is_read(tmp_path):

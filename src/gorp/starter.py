@@ -72,6 +72,7 @@ def config_text(stream: Path, drafts: Sequence[Draft], path: Path, model: str) -
 
 
 _MODEL = "built in, small, for a first try; then a folder or hub id, such as google/flan-t5-base"
+_YES_OR_NO = {"yes", "no", "true", "false"}
 _LENGTHS = (128, 256, 512)
 
 
@@ -100,7 +101,9 @@ def _task(draft: Draft, home: Path) -> str:
 
 def _instruction(draft: Draft) -> str:
     column = draft.guess.columns["label"]
-    what = "label" if column.isdigit() else column.replace("_", " ").replace("-", " ").lower()
+    what = "label" if column.isdigit() else column.replace("_", " ").replace("-", " ").lower().removeprefix("is ")
+    if draft.guess.labels and _YES_OR_NO.issuperset(label.lower() for label in draft.guess.labels):
+        return f"Is the text {what}? Choose one from the option.\n"
     if draft.guess.labels:
         return f"Which {what} fits the text? Choose one from the option.\n"
     return f"What is the {what} of the text?\n"

@@ -95,13 +95,28 @@ def test_what_cannot_be_understood_is_left_out_and_named(folder, capsys):
     write_csv(folder / "data" / "tickets.csv", tickets())
     (folder / "data" / "photo.csv").write_bytes(bytes(range(256)))
     (folder / "data" / "empty.jsonl").write_text("")
+    (folder / "data" / "same.csv").write_text("text,label\n" + "the same words,a\nother words,b\n" * 20)
     (folder / "data" / "few.csv").write_text("text,label\nsome text,a\nmore text,b\nsome more,a\nand more,b\n")
     assert run("data", "--yes") == 0
     printed = capsys.readouterr().out
     assert "photo.csv:2: byte 0x80 is not UTF-8" in printed
     assert "empty.jsonl: holds no rows" in printed
-    assert "few.csv: 4 rows with both text and answer; at least 5 are needed" in printed
+    assert "few.csv: 4 different texts with an answer; at least 5 are needed" in printed
+    assert "same.csv: 2 different texts with an answer" in printed
     assert [task.name for task in stream()] == ["tickets"]
+
+
+def test_a_file_without_a_line_of_names_is_noticed(folder, capsys):
+    (folder / "rows.csv").write_text("".join(f"some words number {n},{'ab'[n % 2]}\n" for n in range(40)))
+    assert run("rows.csv", "--yes") == 0
+    assert "'a' names a column and is a value in it: does the file lack a line of names?" in capsys.readouterr().out
+
+
+def test_a_question_of_yes_or_no_is_put_as_one(folder):
+    rows = [json.dumps({"text": f"words number {n}", "is_spam": n % 2 == 0}) + "\n" for n in range(20)]
+    (folder / "mail.jsonl").write_text("".join(rows))
+    assert run("mail.jsonl", "--yes") == 0
+    assert stream()[0].train[0].prompt.startswith("Is the text spam? Choose one from the option.\nOption: False, True")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gorp.cli.shared import parse_columns
 from gorp.errors import InputError
 
 if TYPE_CHECKING:
@@ -54,23 +55,14 @@ def command(
     typer.echo(f"wrote {out}: the settings. Learn:  gorp run {out}")
 
 
-def parse_columns(given: list[str]) -> dict[str | None, dict[str, str]]:
-    """What ``--columns`` says, by task, under None for all of them.
-
-    Raises:
-        InputError: not ``PART=COLUMN``, between commas, after ``FILE:`` or nothing.
-    """
-    parsed: dict[str | None, dict[str, str]] = {}
-    for text in given:
-        before, equals, _ = text.partition("=")
-        name, colon, _ = before.rpartition(":")
-        pairs = [pair.partition("=") for pair in text.removeprefix(f"{name}:" if colon else "").split(",")]
-        if not equals or not all(part.strip() and column.strip() for part, _, column in pairs):
-            raise InputError(f"--columns {text}: expected PART=COLUMN, for example text=body,label=category")
-        parsed.setdefault(name if colon else None, {}).update(
-            {part.strip(): column.strip() for part, _, column in pairs}
-        )
-    return parsed
+def _by_file(columns: list[str]) -> dict[str | None, dict[str, str]]:
+    """What ``--columns`` says of each file, under None of all of them."""
+    given: dict[str | None, dict[str, str]] = {}
+    for text in columns:
+        name, colon, _ = text.partition("=")[0].rpartition(":")
+        pairs = text.removeprefix(f"{name}:") if colon else text
+        given.setdefault(name if colon else None, {}).update(parse_columns(pairs))
+    return given
 
 
 def _refuse_to_overwrite(files: list[Path]) -> None:
@@ -86,7 +78,7 @@ def _draft(data: Path, columns: list[str]) -> list[Draft]:
     from gorp.tasks.discover import find_data
     from gorp.tasks.draft import draft_task
 
-    found, given = find_data(data), parse_columns(columns)
+    found, given = find_data(data), _by_file(columns)
     names = [file.name for file in found]
     for name in given:
         if name is not None and name not in names:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from gorp.errors import InputError
 from gorp.progress import Progress, open_progress
 
 
@@ -29,3 +30,15 @@ def progress_only(quiet: bool = False) -> Iterator[Progress]:
 def as_overrides(options: Mapping[str, object]) -> list[str]:
     """Options that were given, as ``key=value`` overrides of a configuration."""
     return [f"{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """What ``--columns`` says: ``PART=COLUMN``, between commas.
+
+    Raises:
+        InputError: it is something else.
+    """
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    if not all(part.strip() and column.strip() for part, _, column in pairs):
+        raise InputError(f"--columns {text}: expected PART=COLUMN, for example text=body,label=category")
+    return {part.strip(): column.strip() for part, _, column in pairs}

@@ -12,8 +12,8 @@ from gorp.tasks.forms import check_labels, is_empty, to_rows
 from gorp.tasks.guess import Column, Guess, guess_columns, look_at_columns
 from gorp.tasks.readers import Record, read_records
 
-#: Fewer rows than this cannot be split into rows to learn from and rows to test on.
-FEWEST_ROWS = 5
+#: Fewer different texts than this cannot be split into rows to learn from and rows to test on.
+FEWEST_TEXTS = 5
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ def draft_task(data: DataFile, given: Mapping[str, str] | None = None) -> Draft:
     rows = to_rows(records, guess.columns, skip_incomplete=True)
     check_labels(rows, guess.labels)
     first = next(iter(by_file))
-    if len(rows) < FEWEST_ROWS:
-        raise InputError(f"{first}: {len(rows)} rows with both text and answer; at least {FEWEST_ROWS} are needed")
-    incomplete = len(records) - len(rows)
     different = len({row.text for row in rows})
+    if different < FEWEST_TEXTS:
+        raise InputError(f"{first}: {different} different texts with an answer; at least {FEWEST_TEXTS} are needed")
+    incomplete = len(records) - len(rows)
     words = [len(row.text.split()) for row in rows]
     return Draft(
         data=data,
@@ -64,8 +64,16 @@ def draft_task(data: DataFile, given: Mapping[str, str] | None = None) -> Draft:
         incomplete=incomplete,
         longest_words=max(words),
         longest_answer=max(len(row.answer.split()) for row in rows),
-        notes=tuple(_notes(guess, incomplete, len(rows) - different, by_file)),
+        notes=(
+            *_headless(columns),
+            *_notes(guess, incomplete, len(rows) - different, by_file),
+        ),
     )
+
+
+def _headless(columns: Sequence[Column]) -> list[str]:
+    named = [column.name for column in columns if column.name in column.values]
+    return [f"{named[0]!r} names a column and is a value in it: does the file lack a line of names?"] if named else []
 
 
 def _notes(guess: Guess, incomplete: int, repeated: int, by_file: Mapping[Path, Sequence[Record]]) -> list[str]:
