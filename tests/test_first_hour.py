@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from gorp.cli.main import COMMANDS
 
 PAGE = (Path(__file__).parents[1] / "docs" / "start.md").read_text(encoding="utf-8")
@@ -25,6 +27,7 @@ def said(text):
     return [re.sub(r"\d+\.\d", "N", line.strip()) for line in text.splitlines() if line.strip(" ─")]
 
 
+@pytest.mark.slow  # half a minute; CI runs it
 def test_five_commands_from_a_csv_to_a_model(tmp_path):
     (make_data,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     subprocess.run([sys.executable, "-c", make_data], cwd=tmp_path, check=True)
