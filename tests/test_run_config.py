@@ -55,6 +55,10 @@ def test_paths_beside_the_file_are_found(tmp_path):
         ("training: [1]", r"key 'training'"),
         ("- 1", r"expected keys and values, found list"),
         ("", r"is empty"),
+        (
+            "tasks: [{path: a.csv}]",
+            r"run.yaml: is a stream file; accepted: a configuration whose key 'stream' names it",
+        ),
         ("a: b: c", r"run.yaml:1: not valid YAML"),
     ],
 )

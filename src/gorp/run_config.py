@@ -120,6 +120,8 @@ class RunConfig(_Section):
         values = read_yaml(file, "configuration file")
         if values is None:
             raise InputError(f"{file}: is empty; expected keys such as method, model, stream, training")
+        if "tasks" in values:
+            raise InputError(f"{file}: is a stream file; accepted: a configuration whose key 'stream' names it")
         data = values.get("data")
         for section, key in ((values, "stream"), (values, "model"), (data, "dir")):
             if isinstance(section, dict) and isinstance(section.get(key), str):

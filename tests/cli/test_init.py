@@ -112,6 +112,16 @@ def test_a_file_without_a_line_of_names_is_noticed(folder, capsys):
     assert "'a' names a column and is a value in it: does the file lack a line of names?" in capsys.readouterr().out
 
 
+def test_texts_that_are_left_out_are_named(folder, capsys):
+    rows = [
+        {"premise": f"it rains on day {n} here", "hypothesis": f"day {n} is wet", "label": ["yes", "no"][n % 2]}
+        for n in range(20)
+    ]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run("pairs.jsonl", "--yes") == 0
+    assert "left out, though texts: hypothesis; to learn from them" in capsys.readouterr().out
+
+
 def test_a_question_of_yes_or_no_is_put_as_one(folder):
     rows = [json.dumps({"text": f"words number {n}", "is_spam": n % 2 == 0}) + "\n" for n in range(20)]
     (folder / "mail.jsonl").write_text("".join(rows))

@@ -66,6 +66,7 @@ def draft_task(data: DataFile, given: Mapping[str, str] | None = None) -> Draft:
         longest_answer=max(len(row.answer.split()) for row in rows),
         notes=(
             *_headless(columns),
+            *_unused(columns, guess),
             *_notes(guess, incomplete, len(rows) - different, by_file),
         ),
     )
@@ -74,6 +75,14 @@ def draft_task(data: DataFile, given: Mapping[str, str] | None = None) -> Draft:
 def _headless(columns: Sequence[Column]) -> list[str]:
     named = [column.name for column in columns if column.name in column.values]
     return [f"{named[0]!r} names a column and is a value in it: does the file lack a line of names?"] if named else []
+
+
+def _unused(columns: Sequence[Column], guess: Guess) -> list[str]:
+    used = {*guess.columns.values(), *guess.others}
+    texts = [column.name for column in columns if column.may_be_text and column.name not in used]
+    return (
+        [f"left out, though texts: {', '.join(texts)}; to learn from them, join columns in the file"] if texts else []
+    )
 
 
 def _notes(guess: Guess, incomplete: int, repeated: int, by_file: Mapping[Path, Sequence[Record]]) -> list[str]:

@@ -88,6 +88,8 @@ class StreamFile(_Strict):
         content = read_yaml(path, "stream file")
         if content is None:
             raise InputError(f"{path}: is empty; expected keys such as name and tasks")
+        if "stream" in content:
+            raise InputError(f"{path}: is a run's configuration; accepted: the stream file that its key 'stream' names")
         try:
             return cls.model_validate(content)
         except ValidationError as error:
