@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults faults-nightly fuzz lint clean
+.PHONY: help demo test docs faults faults-nightly fuzz lint clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -24,11 +24,19 @@ $(VENV)/.dev: $(VENV)/.runtime
 	@$(PIP) install -qq --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+$(VENV)/.docs: $(VENV)/.runtime
+	@echo "installing the tools for the docs site into $(VENV)"
+	@$(PIP) install -qq --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
 demo: $(VENV)/.runtime  ## learn the built-in stream with three methods and write the report to runs/demo
 	$(BIN)/gorp demo --out runs/demo
 
 test: $(VENV)/.dev  ## the fast tests; `make test PYTEST_ARGS='-m slow'` for the slow ones
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(PYTEST_ARGS)
+
+docs: $(VENV)/.docs  ## the docs site, in build/site; broken links and anchors are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 fuzz: $(VENV)/.dev  ## ten thousand configs, rows, spaces and run folders that may be anything; about six minutes
 	GORP_FUZZ=$${GORP_FUZZ:-10000} OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz

@@ -192,6 +192,10 @@ def test_the_wrapping_of_accelerate_is_seen_through() -> None:
     ("settings", "message"),
     [
         ({}, r"no targets: give lora_targets or full_rank_targets; linear layers are: .*SelfAttention\.q"),
+        (
+            {"lora_targets": ["SelfAttention.qq"]},
+            r"no linear layer of this model \(did you mean 'SelfAttention.q'\?\);",
+        ),
         ({"lora_targets": ["self_attn"]}, r"lora_targets: 'self_attn' matches no linear layer.*EncDecAttention\.k"),
         (
             {"lora_targets": ["EncDecAttention.q"], "full_rank_targets": ["EncDecAttention"]},

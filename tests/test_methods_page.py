@@ -1,11 +1,8 @@
-"""docs/methods.md names every method and tells the truth about it; the experiments of the docs can be run."""
+"""docs/methods.md names every method and tells the truth about it."""
 
 import re
 from pathlib import Path
 
-import pytest
-
-from gorp.compare.experiment import Experiment
 from gorp.methods import METHODS, load_method
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -23,13 +20,3 @@ def test_every_method_is_in_the_table_with_what_it_is_given():
     for name, given in told.items():
         method = load_method(name)
         assert given == tuple("yes" if flag else "no" for flag in (method.keeps_old_rows, method.told_task)), name
-
-
-@pytest.mark.parametrize("page", ["methods", "choosing"])
-def test_the_experiment_can_be_run(page, tmp_path):
-    (text,) = re.findall(r"```yaml\n(.*?)```", (DOCS / f"{page}.md").read_text(), flags=re.DOTALL)
-    (tmp_path / "mine.yaml").write_text(text)
-    experiment = Experiment.read(tmp_path / "mine.yaml")
-    for cell in experiment.plan():
-        config = experiment.config(cell)
-        load_method(config.method).read_options(config.options)

@@ -4,11 +4,18 @@ import json
 import re
 from pathlib import Path
 
-import gorp
-from gorp.cli.main import COMMANDS
+import pytest
+
 from gorp.tasks import TaskStream
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#]+)", (ROOT / page).read_text(encoding="utf-8"))
+    assert not [link for link in links if not link.startswith("http") and not (ROOT / link).exists()]
 
 
 def test_the_stream_file_is_read(tmp_path):
@@ -23,12 +30,3 @@ def test_the_stream_file_is_read(tmp_path):
     assert (
         stream[1].train[0].prompt.startswith("Is the message urgent? Choose one from the option.\nOption: yes, no \n")
     )
-
-
-def test_every_command_named_exists():
-    assert set(re.findall(r"^gorp ([a-z]+)", README, re.MULTILINE)) <= set(COMMANDS)
-
-
-def test_every_public_name_used_exists():
-    names = set(re.findall(r"gorp\.([A-Za-z_]+)\(", README))
-    assert names and all(hasattr(gorp, name) for name in names)

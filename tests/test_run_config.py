@@ -49,11 +49,16 @@ def test_paths_beside_the_file_are_found(tmp_path):
         ),
         ("training: {epochs: 0}", r"key 'training.epochs': .*greater than or equal to 1, found 0"),
         ("training: {schedule: step}", r"key 'training.schedule': .*'constant', 'linear' or 'cosine', found 'step'"),
+        ("training: {schedule: liner}", r"found 'liner' \(did you mean 'linear'\?\)"),
         ("gorp: {rnak: 4}", r"unknown key 'gorp.rnak' \(did you mean 'rank'\?\)"),
         ("method: seqlora", r"key 'method': 'seqlora' is not a method \(did you mean 'seq-lora'\?\); methods: gorp"),
         ("training: [1]", r"key 'training'"),
         ("- 1", r"expected keys and values, found list"),
         ("", r"is empty"),
+        (
+            "tasks: [{path: a.csv}]",
+            r"run.yaml: is a stream file; accepted: a configuration whose key 'stream' names it",
+        ),
         ("a: b: c", r"run.yaml:1: not valid YAML"),
     ],
 )

@@ -41,7 +41,7 @@ def attach(model: Model, config: GORPConfig, space: GradientSpace | None = None)
             to, and those that do not there never will, whatever the config says.
 
     Returns:
-        The same model. ``model.gradient_space`` is its :class:`GradientSpace`.
+        The same model. ``model.gradient_space`` is its `GradientSpace`.
 
     Raises:
         InputError: no layer matches a target, a layer matches both lists, the rank is above a layer's size, a
@@ -79,7 +79,7 @@ def learned_layers(model: nn.Module) -> dict[str, LearnedLayer]:
     """The layers that learn, by dotted name in the unwrapped model.
 
     Raises:
-        ValueError: :func:`attach` has not been called on the model.
+        ValueError: `attach` has not been called on the model.
     """
     layers: dict[str, LearnedLayer] | None = getattr(unwrap(model), "learned_layers", None)
     if layers is None:
@@ -88,7 +88,7 @@ def learned_layers(model: nn.Module) -> dict[str, LearnedLayer]:
 
 
 def param_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Parameter groups for :class:`GORPAdamW`: LoRA factors, then full-rank cores; empty ones are left out."""
+    """Parameter groups for `GORPAdamW`: LoRA factors, then full-rank cores; empty ones are left out."""
     layers = learned_layers(model).values()
     lora = [factor for layer in layers if isinstance(layer, LoRALayer) for factor in layer.factors().values()]
     cores = [layer.core for layer in layers if isinstance(layer, FullRankLinear)]
@@ -105,7 +105,7 @@ def end_task(model: nn.Module, optimizer: Optimizer, name: str) -> dict[str, int
 
     Args:
         model: attached, bare or wrapped by accelerate.
-        optimizer: the :class:`GORPAdamW` that trained it, bare or wrapped.
+        optimizer: the `GORPAdamW` that trained it, bare or wrapped.
         name: the task's name, kept in the space.
 
     Returns:

@@ -22,7 +22,7 @@ class HasWeight(Protocol):
         """The weight as it is stored."""
 
     def register_buffer(self, name: str, tensor: Tensor | None) -> None:
-        """As :class:`torch.nn.Module` does."""
+        """As `torch.nn.Module` does."""
 
 
 def keep_remainder(module: HasWeight) -> None:

@@ -37,7 +37,7 @@ class GORPConfig(BaseModel):
 
     A target is a run of dotted name components that a layer's name must contain: ``SelfAttention.q`` matches
     ``encoder.block.0.layer.0.SelfAttention.q``; ``*`` stands for part of a component. Targets left at None are none
-    for :func:`gorp.attach` and the architecture's defaults for the learner; other settings left at None take the
+    for `gorp.attach` and the architecture's defaults for the learner; other settings left at None take the
     default of the variant, the memory beside random projections that of the latter.
     """
 

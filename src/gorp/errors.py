@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
 
 
 class GorpError(Exception):
@@ -54,6 +56,13 @@ def nearest(name: str, accepted: Iterable[str]) -> str:
     by_lower = {candidate.lower(): candidate for candidate in candidates}
     matches = difflib.get_close_matches(name.lower(), by_lower, n=1)
     return f" (did you mean {by_lower[matches[0]]!r}?)" if matches else ""
+
+
+def nearest_choice(problem: ErrorDetails) -> str:
+    """`nearest` for a value that is none of the choices of its key; ``""`` for any other problem of a validation."""
+    if problem["type"] != "literal_error" or not isinstance(problem["input"], str):
+        return ""
+    return nearest(problem["input"], re.findall(r"'([^']*)'", problem["ctx"]["expected"]))
 
 
 def first_problem(error: ValidationError) -> str:

@@ -17,7 +17,7 @@ PARTS = ("weights", "rounding", "stacks", "factors", "projections", "gradients",
 
 
 def footprint(model: nn.Module, config: GORPConfig, tasks: int = 0, growth: float = 1.0) -> dict[str, int]:
-    """Bytes that :func:`gorp.attach` and :class:`gorp.GORPAdamW` hold at the end of a step, task ``tasks`` + 1.
+    """Bytes that `gorp.attach` and `gorp.GORPAdamW` hold at the end of a step, task ``tasks`` + 1.
 
     Activations are no part of it, nor are what a refresh takes for a moment and the few numbers of step counts and
     ``damping``.
@@ -36,7 +36,7 @@ def footprint(model: nn.Module, config: GORPConfig, tasks: int = 0, growth: floa
         outputs, R.
 
     Raises:
-        InputError: as of :func:`gorp.attach`.
+        InputError: as of `gorp.attach`.
         ValueError: ``tasks`` or ``growth`` is out of range.
     """
     if tasks < 0 or not 0 <= growth <= 1:

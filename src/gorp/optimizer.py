@@ -22,7 +22,7 @@ LORA = "lora"
 
 
 class GORPAdamW(Optimizer):
-    r"""AdamW on the factors of layers that :func:`gorp.attach` prepared.
+    r"""AdamW on the factors of layers that `gorp.attach` prepared.
 
     With P = I - S S^T of the layer's space, each factor's update is
 
@@ -38,11 +38,11 @@ class GORPAdamW(Optimizer):
 
     A step with a gradient that is not finite changes nothing and is counted in ``skipped_steps``.
 
-    State per parameter: ``step``, ``exp_avg``, ``exp_avg_sq``, ``sketch`` as :func:`gorp._sketch.sketch` has it, all of
+    State per parameter: ``step``, ``exp_avg``, ``exp_avg_sq``, ``sketch`` as `gorp._sketch.sketch` has it, all of
     them tensors; with ``damping``, A and Z have ``energy`` (2,), the squared norms of X P and X.
 
     Args:
-        params: what :func:`gorp.param_groups` returns.
+        params: what `gorp.param_groups` returns.
         lr: learning rate of LoRA factors.
         full_rank_lr: learning rate of full-rank cores; groups with an ``lr`` of their own keep it.
         betas, eps: as in AdamW.

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from gorp.config import GORPConfig
-from gorp.errors import InputError, nearest
+from gorp.errors import InputError, nearest, nearest_choice
 from gorp.files import read_yaml
 from gorp.methods import METHODS, check_method
 from gorp.parsing import parse_yaml
@@ -148,6 +148,8 @@ class RunConfig(_Section):
         values = read_yaml(file, "configuration file")
         if values is None:
             raise InputError(f"{file}: is empty; expected keys such as method, model, stream, training")
+        if "tasks" in values:
+            raise InputError(f"{file}: is a stream file; accepted: a configuration whose key 'stream' names it")
         data = values.get("data")
         for section, key in ((values, "stream"), (values, "model"), (values, "protect"), (data, "dir")):
             if isinstance(section, dict) and isinstance(section.get(key), str):
@@ -205,7 +207,7 @@ def _describe(error: ValidationError) -> str:
         accepted = _keys_beside(first["loc"])
         return f"unknown key '{key}'{nearest(str(first['loc'][-1]), accepted)}; accepted: {', '.join(accepted)}{more}"
     message = first["msg"].removeprefix("Value error, ")
-    found = "" if first["type"] == "value_error" else f", found {first['input']!r}"
+    found = "" if first["type"] == "value_error" else f", found {first['input']!r}{nearest_choice(first)}"
     return f"key '{key}': {message}{found}{more}"
 
 

@@ -165,7 +165,7 @@ class GradientSpace:
             rows: K, (n, in); not finite or empty adds nothing.
             share: eps, 0 to 1.
             output_rows: likewise for the output side, (m, out).
-            of_remainder: the paper's rule instead of GPM's, see :func:`gorp._linalg.extend_basis`.
+            of_remainder: the paper's rule instead of GPM's, see `gorp._linalg.extend_basis`.
 
         Returns:
             Columns added to the input side.
@@ -247,7 +247,7 @@ class GradientSpace:
 
     @classmethod
     def load(cls, path: str | Path) -> GradientSpace:
-        """Read a file that :meth:`save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
             InputError: the file is missing, damaged, not safetensors, of another version, or lacks a layer's tensors.

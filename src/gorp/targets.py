@@ -12,7 +12,7 @@ from torch import nn
 from gorp._quantized import is_quantized
 from gorp._weights import STORABLE
 from gorp.config import GORPConfig
-from gorp.errors import InputError
+from gorp.errors import InputError, nearest
 
 SIBLINGS = (
     ("q", "k", "v"),
@@ -62,7 +62,10 @@ def find_layers(model: nn.Module, targets: Sequence[str], key: str) -> list[str]
     found = {target: [name for name in names if names_layer(target, name)] for target in targets}
     for target, matches in found.items():
         if not matches:
-            raise InputError(f"{key}: {target!r} matches no linear layer of this model; {describe_layers(model)}")
+            meant = nearest(target, {run for name in names for run in _runs(name, len(target.split(".")))})
+            raise InputError(
+                f"{key}: {target!r} matches no linear layer of this model{meant}; {describe_layers(model)}"
+            )
     wanted = {name for matches in found.values() for name in matches}
     return [name for name in names if name in wanted]
 
@@ -103,9 +106,14 @@ def _check_layer(name: str, linear: nn.Linear, rank: int, takes_codes: bool) -> 
 
 def names_layer(target: str, name: str) -> bool:
     """Whether a target is a run of the components of a dotted name; ``*`` stands for part of a component."""
-    parts, wanted = name.split("."), target.split(".")
-    runs = (parts[i : i + len(wanted)] for i in range(len(parts) - len(wanted) + 1))
-    return any(all(map(fnmatchcase, run, wanted)) for run in runs)
+    wanted = target.split(".")
+    return any(all(map(fnmatchcase, run.split("."), wanted)) for run in _runs(name, len(wanted)))
+
+
+def _runs(name: str, length: int) -> list[str]:
+    """The runs of so many components of a dotted name."""
+    parts = name.split(".")
+    return [".".join(parts[i : i + length]) for i in range(len(parts) - length + 1)]
 
 
 def targets_for(names: Sequence[str], linear: Sequence[str]) -> list[str]:

@@ -48,7 +48,13 @@ def test_run_learn_and_evaluate(gorp, config, tmp_path):
     rows.write_text(
         "".join(json.dumps({"text": f"a {word} cat", "label": word}) + "\n" for word in ["big", "small"] * 8)
     )
-    code, out, err = gorp("learn", run, rows, "--name", "size", "--labels", "big, small")
+    mail = tmp_path / "mail.jsonl"
+    mail.write_text(rows.read_text().replace('"text"', '"body"').replace('"label"', '"topic"'))
+    code, out, err = gorp("learn", run, mail, "--columns", "text=body,label=topci")
+    assert code == 2 and "column 'topci' is missing (did you mean 'topic'?)" in err
+    assert gorp("learn", run, mail, "--columns", "text")[0] == 2
+    given = ("--name", "size", "--columns", "text=body, label=topic", "--labels", "big, small")
+    code, out, err = gorp("learn", run, mail, *given)
     assert code == 0, err
     assert json.loads((run / "record.json").read_text())["tasks"] == ["colour", "animal", "act", "size"]
 

@@ -80,6 +80,12 @@ def test_an_unknown_command_suggests_one():
     assert done.returncode == 2 and "data" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_an_unknown_option_suggests_one(capsys):
+    assert run("run", "x.yaml", "--sett", "seed=1") == 2
+    printed = capsys.readouterr().err
+    assert "--sett" in printed and "--set" in printed.replace("--sett", "")
+
+
 def test_a_command_that_was_not_asked_for_is_not_loaded(monkeypatch):
     monkeypatch.setitem(sys.modules, "gorp.cli.run", None)  # importing it would fail
     assert run("--help") == 0

@@ -41,6 +41,12 @@ def test_a_single_task_needs_no_change_row(make_record: MakeRecord) -> None:
     assert [row[0] for row in matrix_grid(make_record(1)).rows] == ["zero-shot", "1 task-1"]
 
 
+def test_a_title_wider_than_its_table_is_whole(make_record: MakeRecord) -> None:
+    record = make_record(1)
+    title, words = matrix_grid(record).title, printed(record).split()
+    assert len(title) > 24 and words[: len(title.split())] == title.split()
+
+
 def test_fifteen_tasks_fit_a_terminal(make_record: MakeRecord) -> None:
     record = make_record(15)
     assert needs_compact(record)

@@ -55,6 +55,18 @@ def test_columns_rename():
     assert (row.text, row.answer) == ("t", "5")
 
 
+def test_rows_without_text_or_answer_are_left_out_where_one_says_so():
+    values = [{"text": "t", "label": "A"}, {"text": " ", "label": "A"}, {"text": "u", "label": None}]
+    records = [Record(f"f:{line}", row) for line, row in enumerate(values)]
+    assert [row.text for row in to_rows(records, skip_incomplete=True)] == ["t"]
+    assert "must be a text that is not empty" in failure(to_rows, records)
+
+
+def test_several_missing_columns_each_have_their_nearest():
+    message = failure(rows, {"body": "t", "label": "A"}, columns={"text": "bdoy", "label": "lable"})
+    assert "missing columns: bdoy (did you mean 'body'?), lable (did you mean 'label'?)" in message
+
+
 def test_missing_columns_are_named_with_what_is_there():
     message = failure(rows, {"text": "t", "label": "A"}, {"text": "t", "lable": "A"})
     assert message.startswith(

@@ -56,6 +56,15 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
         assert read_records(path)[0].values == {"text": "a"}
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_the_header_tells_what_parts_the_cells(tmp_path, delimiter):
+    path = tmp_path / "rows.csv"
+    path.write_text(
+        delimiter.join(['"text, long"', "label", "n"]) + "\n" + delimiter.join(['"a, b; c"', "A", "1"]) + "\n"
+    )
+    assert read_records(path)[0].values == {"text, long": "a, b; c", "label": "A", "n": "1"}
+
+
 def test_super_natural_instructions_instances(tmp_path):
     path = tmp_path / "train.json"
     path.write_text(json.dumps({"Definition": ["Do."], "Instances": [{"id": "1", "input": "x", "output": ["y"]}]}))

@@ -114,6 +114,7 @@ def test_names_of_streams():
         ("", ": is empty; expected keys such as name and tasks"),
         ("[1]", ": expected keys and values, found list"),
         ("name: a\ntasks: [{path: news.jsonl", ":2: not valid YAML"),
+        ("stream: a.yaml", ": is a run's configuration; accepted: the stream file that its key 'stream' names"),
         ("name: a", ": needs either tasks, a list that is not empty, or benchmark, a name"),
         ("tasks: []", ": needs either tasks"),
         ("tasks: [{path: news.jsonl}]\nbenchmark: long/4", ": needs either tasks"),

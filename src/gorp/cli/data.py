@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gorp.cli.completion import streams
+
 if TYPE_CHECKING:
     from gorp.tasks import Task, TaskStream
 
@@ -15,7 +17,9 @@ if TYPE_CHECKING:
 def command(
     target: Annotated[
         str | None,
-        typer.Argument(help="A stream's name or YAML file, a data file, a folder of one task, or hub:NAME."),
+        typer.Argument(
+            help="A stream's name or YAML file, a data file, a folder of one task, or hub:NAME.", autocompletion=streams
+        ),
     ] = None,
     data: Annotated[
         Path | None, typer.Option("--data", metavar="DIR", help="Folder of the benchmarks' data; default $GORP_DATA.")

@@ -7,12 +7,16 @@ from typing import Annotated
 
 import typer
 
+from gorp.cli.completion import run_folders
 from gorp.cli.shared import is_first_process, progress_only
 from gorp.errors import InputError
 
 
 def command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)],
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="A run folder.", show_default=False, autocompletion=run_folders),
+    ],
     task: Annotated[
         list[str] | None, typer.Option(help="Score this task; may be repeated.", show_default="all tasks")
     ] = None,

@@ -8,15 +8,22 @@ from typing import Annotated
 
 import typer
 
-from gorp.cli.shared import is_first_process, progress_only, reporting_breach
+from gorp.cli.completion import run_folders
+from gorp.cli.shared import is_first_process, parse_columns, progress_only, reporting_breach
 from gorp.preemption import stopped_by
 
 
 @stopped_by(signal.SIGTERM)
 def command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)],
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="A run folder.", show_default=False, autocompletion=run_folders),
+    ],
     data: Annotated[str, typer.Argument(metavar="DATA", help="A file, a folder or hub:NAME.", show_default=False)],
     name: Annotated[str | None, typer.Option(help="The task's name.", show_default="that of DATA")] = None,
+    columns: Annotated[
+        str | None, typer.Option(metavar="text=COLUMN,label=COLUMN", help="What DATA calls its columns.")
+    ] = None,
     labels: Annotated[str | None, typer.Option(help="Its labels, between commas.", show_default="as in DATA")] = None,
     instruction: Annotated[str | None, typer.Option(help="What its prompts begin with.")] = None,
     metric: Annotated[str, typer.Option(help="How its answers are scored: exact_match or rouge_l.")] = "exact_match",
@@ -59,6 +66,7 @@ def command(
         task = read_task(
             data,
             name=name,
+            columns=parse_columns(columns) if columns is not None else None,
             labels=[label.strip() for label in labels.split(",")] if labels is not None else None,
             instruction=instruction,
             test=test,

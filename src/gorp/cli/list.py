@@ -11,7 +11,9 @@ from gorp.errors import InputError, nearest
 WHAT = ("methods",)
 
 
-def command(what: Annotated[str, typer.Argument(help="What to list: methods.")] = "methods") -> None:
+def command(
+    what: Annotated[str, typer.Argument(help="What to list: methods.", autocompletion=lambda: list(WHAT))] = "methods",
+) -> None:
     """List the methods, with what each keeps of the past, what it costs and the options it has.
 
     \b

@@ -14,6 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from gorp import __version__
+from gorp.cli.completion import being_completed
 from gorp.cli.shared import is_first_process
 from gorp.errors import GorpError
 from gorp.preemption import Stopped, stopped_by
@@ -22,6 +23,7 @@ from gorp.preemption import Stopped, stopped_by
 #: imported only when that command runs: naming the commands must not cost importing torch.
 COMMANDS: dict[str, str] = {
     "demo": "Teach the built-in model five tasks with three methods; compare.",
+    "init": "Write the files of a first run from a folder of data.",
     "run": "Learn a whole stream of tasks, or go on with an interrupted run.",
     "learn": "Teach a finished run one more task.",
     "plan": "Tell what a run will cost: memory, growth, operations, time.",
@@ -46,13 +48,12 @@ def build_app(invoked: str | None) -> typer.Typer:
     app = typer.Typer(
         name="gorp",
         help="Fine-tune one language model on task after task, and know what it keeps.",
-        add_completion=False,
         no_args_is_help=True,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback(epilog="Start with:  gorp demo --out runs/demo")(_root_options)
+    app.callback(epilog="Start with:  gorp demo --out runs/demo, or with your own data:  gorp init DATA")(_root_options)
     for name, summary in COMMANDS.items():
         function: Callable[..., object] = import_module(f"gorp.cli.{name}").command if name == invoked else _unloaded
         app.command(name, short_help=summary)(function)
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run ``gorp`` with ``arguments`` (default: the process's own) and exit; a known error is one message on stderr."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it wherever it is installed
-    invoked = next((argument for argument in given if not argument.startswith("-")), None)
+    invoked = next((argument for argument in being_completed() or given if not argument.startswith("-")), None)
     try:
         with stopped_by(signal.SIGINT):
             build_app(invoked)(args=given, prog_name="gorp")

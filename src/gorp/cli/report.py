@@ -9,13 +9,19 @@ from typing import Annotated
 
 import typer
 
+from gorp.cli.completion import run_folders
 from gorp.errors import InputError
 
 
 def command(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN...", help="Run folders, or a folder of run folders.", show_default=False),
+        typer.Argument(
+            metavar="RUN...",
+            help="Run folders, or a folder of run folders.",
+            show_default=False,
+            autocompletion=run_folders,
+        ),
     ],
     out: Annotated[
         Path | None,

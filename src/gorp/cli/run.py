@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from gorp.cli.completion import methods
 from gorp.cli.shared import as_overrides, is_first_process, progress_only, reporting_breach
 from gorp.preemption import stopped_by
 
@@ -16,7 +17,7 @@ from gorp.preemption import stopped_by
 def command(
     config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The run's settings.", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="The run folder.", show_default="runs/CONFIG-METHOD-seedN")] = None,
-    method: Annotated[str | None, typer.Option(help="Learn with this method instead.")] = None,
+    method: Annotated[str | None, typer.Option(help="Learn with this method instead.", autocompletion=methods)] = None,
     model: Annotated[str | None, typer.Option(help="Start from this model instead.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the benchmark data.", show_default="$GORP_DATA")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,

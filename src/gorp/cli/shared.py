@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from gorp.errors import BudgetExceeded
+from gorp.errors import BudgetExceeded, InputError
 from gorp.progress import Progress, open_progress
 
 
@@ -45,3 +45,15 @@ def reporting_breach(run: Path) -> Iterator[None]:
 
             write_report([RunRecord.load(run)], run)
         raise
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """What ``--columns`` says: ``PART=COLUMN``, between commas.
+
+    Raises:
+        InputError: it is something else.
+    """
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    if not all(part.strip() and column.strip() for part, _, column in pairs):
+        raise InputError(f"--columns {text}: expected PART=COLUMN, for example text=body,label=category")
+    return {part.strip(): column.strip() for part, _, column in pairs}

@@ -90,7 +90,7 @@ def comparison_grid(groups: Sequence[Group]) -> Grid:
 def to_rich(grid: Grid) -> Table:
     """The grid for a terminal; what is not measured is dim."""
     table = Table(
-        title=Text(grid.title, style="bold", no_wrap=True), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+        title=Text(grid.title, style="bold", overflow="fold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
     )
     if len(grid.header) > _MANY_COLUMNS:
         table.padding = (0, 0, 0, 1)

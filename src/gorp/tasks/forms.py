@@ -48,11 +48,15 @@ class Row:
 
 
 def to_rows(
-    records: Sequence[Record], columns: Mapping[str, str] | None = None, no_answer: Collection[str] = ()
+    records: Sequence[Record],
+    columns: Mapping[str, str] | None = None,
+    no_answer: Collection[str] = (),
+    skip_incomplete: bool = False,
 ) -> list[Row]:
     """Understand records; ``columns`` maps the names of ``FORMS`` to those used in the file.
 
-    Records whose answer is one of ``no_answer`` are left out.
+    Records whose answer is one of ``no_answer`` are left out; with ``skip_incomplete`` so are those in which what is
+    asked or its answer is empty.
 
     Raises:
         InputError: a column is missing or a value is empty or of the wrong kind; the message names file and line.
@@ -69,9 +73,16 @@ def to_rows(
         if keys not in layouts:
             layouts[keys] = _layout(record, renamed)
         form, found = layouts[keys]
+        if skip_incomplete and any(is_empty(record.values[column]) for column in found):
+            continue
         if not no_answer or not _is_one_of(record.values[found[-1]], no_answer):
             rows.append(_to_row(record, form, found))
     return rows
+
+
+def is_empty(value: Any) -> bool:
+    """Whether a cell holds nothing: null, or a text without a character that is seen."""
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def check_labels(rows: Sequence[Row], labels: Sequence[str] | None) -> tuple[str, ...]:
@@ -131,7 +142,8 @@ def _layout(record: Record, columns: Mapping[str, str]) -> _Layout:
     if len(missing) == 1:
         wanted = f"column {missing[0]!r} is missing{nearest(missing[0], present)}"
     else:
-        wanted = f"missing columns: {', '.join(missing)}" if missing else "no known columns"
+        named = ", ".join(f"{name}{nearest(name, present)}" for name in missing)
+        wanted = f"missing columns: {named}" if missing else "no known columns"
     raise InputError(f"{record.where}: {wanted}; found: {', '.join(present) or 'none'}; accepted: {_ACCEPTED}")
 
 

@@ -1,6 +1,7 @@
-"""From files to records: JSON lines, JSON, CSV and Parquet, each record with the place it was read from.
+"""From files to records: JSON lines, JSON, Parquet and CSV with commas, semicolons or tabs.
 
-Whatever is wrong with a file raises ``InputError`` with ``file:line`` and what would be accepted.
+Each record comes with the place it was read from. Whatever is wrong with a file raises ``InputError`` with
+``file:line`` and what would be accepted.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Any
 
 from gorp.errors import InputError
 from gorp.parsing import parse_json
+
+_DELIMITERS = (",", ";", "\t")
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,8 @@ def _json(path: Path) -> Iterator[Record]:
 
 
 def _csv(path: Path) -> Iterator[Record]:
-    rows = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    text = _text(path)
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=_delimiter(text))
     header, line = next(rows, []), rows.line_num
     try:
         for cells in rows:
@@ -98,6 +102,12 @@ def _csv(path: Path) -> Iterator[Record]:
     except csv.Error as error:
         what = f"not valid CSV ({error}); is a quote left open, or the file cut short?"
         raise InputError(f"{path}:{line + 1}: {what}") from None
+
+
+def _delimiter(text: str) -> str:
+    """What parts the cells: of comma, semicolon and tab the one that parts the first line into most, commas first."""
+    header = text.partition("\n")[0]
+    return max(_DELIMITERS, key=lambda delimiter: len(next(csv.reader([header], delimiter=delimiter), [])))
 
 
 def _parquet(path: Path) -> Iterator[Record]:
@@ -119,6 +129,7 @@ _READERS: dict[str, Callable[[Path], Iterable[Record]]] = {
     ".json.gz": _json,
     ".csv": _csv,
     ".csv.gz": _csv,
+    ".tsv": _csv,
     ".parquet": _parquet,
 }
 SUFFIXES = tuple(_READERS)

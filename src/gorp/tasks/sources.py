@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gorp.errors import InputError, nearest
 from gorp.tasks.forms import Row, check_labels, named_labels, to_rows
@@ -34,6 +34,14 @@ class Source:
     instruction: str = ""
 
 
+class _Reading(NamedTuple):
+    """How records are understood, as `to_rows` has it."""
+
+    columns: Mapping[str, str] | None
+    no_answer: Collection[str]
+    skip_incomplete: bool
+
+
 def read_task(
     path: str | Path,
     *,
@@ -50,6 +58,7 @@ def read_task(
     answer_cue: str = "Answer:",
     metric: str = "exact_match",
     no_answer: Collection[str] = (),
+    skip_incomplete: bool = False,
     limits: Limits | None = None,
 ) -> Task:
     """Read a task from a file, a folder or ``hub:NAME``.
@@ -70,6 +79,7 @@ def read_task(
         text_cue, answer_cue: what the prompt says before the text and before the answer.
         metric: how answers are scored, one of ``METRICS``.
         no_answer: answers that stand for none; rows that have one are left out.
+        skip_incomplete: leave out rows whose text or answer is empty, which are an error otherwise.
         limits: how many rows are used.
 
     Raises:
@@ -77,9 +87,10 @@ def read_task(
     """
     if metric not in METRICS:
         raise InputError(f"unknown metric {metric!r}{nearest(metric, METRICS)}; accepted: {', '.join(METRICS)}")
-    source = _read(str(path), columns, no_answer)
+    reading = _Reading(columns, no_answer, skip_incomplete)
+    source = _read(str(path), reading)
     if test is not None:
-        source = replace(source, test=_rows(Path(test), columns, no_answer))
+        source = replace(source, test=_rows(Path(test), reading))
     name = name or Path(source.place).name.split(".")[0]
     wanted = source.labels if labels is None else labels
     found = check_labels([*source.train, *(source.validation or ()), *(source.test or ())], wanted)
@@ -120,17 +131,17 @@ def _assemble(
     )
 
 
-def _read(path: str, columns: Mapping[str, str] | None, no_answer: Collection[str]) -> Source:
+def _read(path: str, reading: _Reading) -> Source:
     if path.startswith(HUB):
-        return _read_hub(path, columns, no_answer)
+        return _read_hub(path, reading)
     if Path(path).is_dir():
-        return _read_folder(Path(path), columns, no_answer)
-    return Source(path, _rows(Path(path), columns, no_answer))
+        return _read_folder(Path(path), reading)
+    return Source(path, _rows(Path(path), reading))
 
 
-def _read_folder(folder: Path, columns: Mapping[str, str] | None, no_answer: Collection[str]) -> Source:
-    files = {part: _find(folder, stems) for part, stems in _STEMS.items()}
-    train = files["train"]
+def _read_folder(folder: Path, reading: _Reading) -> Source:
+    files = folder_parts(folder)
+    train = files.get("train")
     if train is None:
         listing = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
         raise InputError(
@@ -138,7 +149,7 @@ def _read_folder(folder: Path, columns: Mapping[str, str] | None, no_answer: Col
             f"labels.json; found: {listing}"
         )
     labels = folder / "labels.json"
-    parts = {part: _rows(file, columns, no_answer) for part, file in files.items() if file is not None}
+    parts = {part: _rows(file, reading) for part, file in files.items()}
     return Source(
         place=str(folder),
         train=parts["train"],
@@ -149,7 +160,16 @@ def _read_folder(folder: Path, columns: Mapping[str, str] | None, no_answer: Col
     )
 
 
-def _read_hub(path: str, columns: Mapping[str, str] | None, no_answer: Collection[str]) -> Source:
+def folder_parts(folder: Path) -> dict[str, Path]:
+    """The files of a task's folder by part: ``train``, ``validation``, ``test``, as far as they are there."""
+    candidates = {
+        part: (folder / f"{stem}{end}" for stem in stems for end in SUFFIXES) for part, stems in _STEMS.items()
+    }
+    found = {part: next((file for file in files if file.is_file()), None) for part, files in candidates.items()}
+    return {part: file for part, file in found.items() if file is not None}
+
+
+def _read_hub(path: str, reading: _Reading) -> Source:
     name, _, config = path.removeprefix(HUB).partition("@")
     try:
         import datasets
@@ -159,14 +179,14 @@ def _read_hub(path: str, columns: Mapping[str, str] | None, no_answer: Collectio
         raise InputError(f"{path}: could not be loaded with the datasets library ({error})") from error
     if "train" not in found:
         raise InputError(f"{path}: has no split 'train'; it has: {', '.join(map(str, found))}")
-    label_column = (columns or {}).get("label", "label")
+    label_column = (reading.columns or {}).get("label", "label")
     names = getattr(found["train"].features.get(label_column), "names", None)
 
     def rows(split: str) -> list[Row] | None:
         if split not in found:
             return None
         records = [Record(f"{path}, {split} row {n}", dict(values)) for n, values in enumerate(found[split], start=1)]
-        understood = to_rows(records, columns, no_answer)
+        understood = to_rows(records, *reading)
         return named_labels(understood, names) if names else understood
 
     train, validation, test = rows("train"), rows("validation"), rows("test")
@@ -177,13 +197,8 @@ def _read_hub(path: str, columns: Mapping[str, str] | None, no_answer: Collectio
     return Source(path, train or [], validation, test, tuple(names) if names else None)
 
 
-def _find(folder: Path, stems: Sequence[str]) -> Path | None:
-    candidates = (folder / f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES)
-    return next((candidate for candidate in candidates if candidate.is_file()), None)
-
-
-def _rows(path: Path, columns: Mapping[str, str] | None, no_answer: Collection[str]) -> list[Row]:
-    return to_rows(read_records(path), columns, no_answer)
+def _rows(path: Path, reading: _Reading) -> list[Row]:
+    return to_rows(read_records(path), *reading)
 
 
 def _read_labels(path: Path) -> tuple[str, ...]:

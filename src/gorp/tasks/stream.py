@@ -153,6 +153,7 @@ def _task(entry: TaskEntry, folder: Path, limits: Limits, name_task_in_prompt: b
         labels=entry.labels,
         instruction=entry.instruction,
         columns=entry.columns,
+        skip_incomplete=entry.skip_incomplete,
         test=folder / entry.test if entry.test is not None else None,
         passage=entry.passage,
         list_options=entry.list_options,

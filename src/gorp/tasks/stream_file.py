@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
-from gorp.errors import InputError, nearest
+from gorp.errors import InputError, nearest, nearest_choice
 from gorp.files import read_yaml, stay_inside
 from gorp.tasks.prompts import WHOLE_TEXT
 from gorp.tasks.task import Metric
@@ -33,6 +33,7 @@ class TaskEntry(_Strict):
     labels: list[str] | None = Field(None, description="in the prompt's order; [] for free answers")
     instruction: str | None = None
     columns: dict[str, str] | None = Field(None, description="the file's column for text, label, prompt, ...")
+    skip_incomplete: bool = Field(False, description="leave out rows whose text or answer is empty; else an error")
     passage: str = Field(WHOLE_TEXT, description="regular expression; of a text, its longest group may be cut")
     list_options: bool = Field(True, description="whether the prompt lists the labels")
     metric: Metric = Field("exact_match", description="how answers are scored")
@@ -87,6 +88,8 @@ class StreamFile(_Strict):
         content = read_yaml(path, "stream file")
         if content is None:
             raise InputError(f"{path}: is empty; expected keys such as name and tasks")
+        if "stream" in content:
+            raise InputError(f"{path}: is a run's configuration; accepted: the stream file that its key 'stream' names")
         try:
             return cls.model_validate(content)
         except ValidationError as error:
@@ -108,4 +111,4 @@ def _describe(problem: ErrorDetails) -> str:
     quotes = (
         "; put it in quotes" if problem["type"] == "string_type" and isinstance(problem["input"], bool | int) else ""
     )
-    return f"key '{key}': {message}, found {problem['input']!r:.60}{quotes}"
+    return f"key '{key}': {message}, found {problem['input']!r:.60}{nearest_choice(problem)}{quotes}"
