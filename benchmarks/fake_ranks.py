@@ -2,9 +2,8 @@
 
 Tensors have shapes and no numbers (torch's FakeTensorMode), collectives have nobody at the other end (the process
 group "fake"). What runs is what would run; where it asks a tensor for a value, `ANSWERS` says what an ordinary step
-would answer, by the function that asks, and a question that is not there is an error. Two things are put in place of
-what a machine without GPUs would do: the mesh of ranks is made of true numbers, and bases are orthonormalised as on
-CUDA, by products that can be counted.
+would answer, by the function that asks, and a question that is not there is an error. One thing is put in place of
+what a machine without GPUs would do: the mesh of ranks is made of true numbers.
 """
 
 from __future__ import annotations
@@ -40,6 +39,7 @@ ANSWERS: dict[str, Answer] = {
     "rows_of_ranks": lambda asked: len(asked["rows"]),  # the others have as many
     "check_same_on_all_ranks": lambda _: False,  # no checksum differs
     "_columns": lambda _: True,  # the memory is finite
+    "note_shares": lambda _: 1.0,  # so is its energy, and more than nothing
     "extend_basis": lambda _: 1.0,  # energies
 }
 

@@ -151,10 +151,10 @@ def test_a_retry_that_is_killed_goes_on_as_the_same_attempt(
     run_stream(config, whole, tasks)
     run, put_up = shutil.copytree(first, tmp_path / "run"), ContinualLearner.put_up
 
-    def killed(self, model=None):
+    def killed(self, model=None, space=None):
         if model is None:
             raise Killed
-        put_up(self, model)
+        put_up(self, model, space)
 
     monkeypatch.setattr(ContinualLearner, "put_up", killed)
     with pytest.raises(Killed):

@@ -31,11 +31,11 @@ ROOT = Path(__file__).parents[1]
 PAGES = {page.stem: page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 
 #: How many blocks of all pages are marked as not run: a new one is to be a decision.
-NOT_RUN = 0
+NOT_RUN = 3
 
 SHELL = ("", "bash", "console", "sh")
 DATA = ("json", "text", "toml")
-PROGRAMS = ("accelerate", "cd", "git", "ray", "torchrun")
+PROGRAMS = ("accelerate", "cd", "git", "python", "ray", "torchrun")
 
 _PIECES = re.compile(r"<!--(?P<comment>.*?)-->|^```(?P<language>\w*)\n(?P<body>.*?)^```", re.DOTALL | re.MULTILINE)
 
