@@ -101,8 +101,8 @@ def worst_leak(model: nn.Module, before: dict[str, Tensor], held: dict[str, Tens
     ("dtype", "precision"), [(torch.float32, "fp32"), (torch.bfloat16, "bf16")], ids=["fp32", "bf16"]
 )
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-def test_nothing_leaks(folder: Path, form: dict[str, object], dtype: torch.dtype, precision: str, device) -> None:
-    model = attached(folder, device, dtype, **form)
+def test_nothing_leaks(causal: Path, form: dict[str, object], dtype: torch.dtype, precision: str, device) -> None:
+    model = attached(causal, device, dtype, **form)
     optimizer = optimizer_for(model)
     learn(model, optimizer, 0, precision=precision)
     held = {name: layer.space.basis.double().cpu() for name, layer in gorp.learned_layers(model).items()}

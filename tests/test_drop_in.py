@@ -20,10 +20,8 @@ def told(printed: str) -> list[str]:
     return [line.rstrip() for line in printed.splitlines() if line.startswith(("after ", "  of the "))]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [*(pytest.param(name, marks=pytest.mark.slow) for name in ("plain_pytorch", "hf_trainer")), "trl_sft"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["plain_pytorch", "hf_trainer", "trl_sft"])
 def test_the_example_prints_what_is_shown(name: str, tmp_path: Path) -> None:
     if name == "trl_sft":
         pytest.importorskip("trl", reason="pip install gorp-cl[trl]")

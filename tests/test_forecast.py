@@ -153,6 +153,7 @@ def test_times_are_fitted_to_steps_and_refreshes() -> None:
     assert found.of([100] * 4, 3) == pytest.approx(4 * 0.5 + 400 * 0.01 + 2 * 2.0)
 
 
+@pytest.mark.slow
 def test_an_encoder_decoder_has_a_forecast(tmp_path: Path, tickets: Path) -> None:
     T5Config(
         vocab_size=60, d_model=32, d_ff=48, d_kv=8, num_heads=4, num_layers=2, decoder_start_token_id=0,

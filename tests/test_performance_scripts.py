@@ -138,6 +138,7 @@ def test_growth_is_told_of_the_step_and_of_the_forward_pass(monkeypatch):
     assert figures[0].lowest == figures[0].median == figures[0].highest
 
 
+@pytest.mark.slow
 def test_bytes_that_ranks_send_are_counted():
     """Of a real block, for the processes do not see what a test puts in its place."""
     between, refresh, lora = communication.measure("T5-large", rows=1, length=4)

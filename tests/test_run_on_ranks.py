@@ -21,6 +21,8 @@ from gorp.report.record import RunRecord
 from gorp.run_config import RunConfig
 from gorp.run_folder import RunFolder
 
+pytestmark = pytest.mark.slow  # two processes at a time, for a minute
+
 RANKS = 2
 STOPPED = 13  # of 17 steps a task
 

@@ -24,6 +24,7 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_tables_for_people_and_json_for_scripts(config: Path, tmp_path: Path) -> None:
     arguments = ["plan", str(config), "--no-probe", "--method", "gorp", "--tasks", "30", "--share", "0.05"]
     done = CliRunner().invoke(build_app("plan"), [*arguments, "--out", str(tmp_path / "plan.json")])

@@ -85,6 +85,7 @@ def test_a_failure_stays_with_its_cell_and_settings_are_chosen_on_validation_row
             Comparison(Experiment.read(file), tmp_path / "out", [setting], only=["seq"])
 
 
+@pytest.mark.slow
 def test_what_is_kept_elsewhere_is_not_run_again(file, tmp_path):
     experiment = Experiment.read(file)
     first = Comparison(experiment, tmp_path / "first", only=["seq", "fixed"])

@@ -58,6 +58,9 @@ assert not any(name.partition(".")[0] == "gorp" for name in sys.modules)
 save_file(found, out)
 """
 
+#: One of each kind: merged, never merged, whole weights, with weights of each task, refused.
+FAST = ("gorp", "seq-lora", "osf", "per-task", "l2p")
+
 
 @pytest.fixture(scope="module")
 def without_gorp(run, tmp_path_factory) -> dict[tuple[str, str], dict[str, Tensor]]:
@@ -204,7 +207,9 @@ def test_a_bf16_run_is_exported_as_it_computes_or_as_it_keeps(run, tmp_path):
     assert json.loads((tmp_path / "exact" / "config.json").read_text())["dtype"] == "float32"
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
+)
 def test_every_method_is_exported_or_refused(run, tmp_path, name):
     if name == "galore":
         pytest.importorskip("galore_torch", reason="pip install gorp-cl[galore]")
