@@ -120,8 +120,7 @@ class ContinualLearner(Standing):
         if any(quantized_layers(model)):
             check_on_quantized(load_method(self.config.method))
         base_model, model_settings = model_fingerprint(model), describe_model(model, tokenizer)
-        files = self.folder.stage_files()
-        space = starting_space(self.config, base_model) if files is None else None
+        space = None if self.learnt else starting_space(self.config, base_model)
         if space is not None:
             model_settings["protected directions"] = tensors_checksum(kept_directions(space), {})
         check_model(self.folder, base_model, model_settings)
