@@ -8,25 +8,25 @@ what a machine without GPUs would do: the mesh of ranks is made of true numbers.
 
 from __future__ import annotations
 
-import sys
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from types import FrameType
 from typing import Any
 from unittest import mock
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.distributed import device_mesh
 from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
+
+from gorp._dry import asker, has_no_value
 
 Answer = Callable[[Mapping[str, Any]], float]
 
@@ -138,23 +138,6 @@ class Meter(TorchDispatchMode):
 def bytes_of(tensors: Any) -> int:
     """Of all tensors in a structure."""
     return sum(leaf.nbytes for leaf in tree_leaves(tensors) if isinstance(leaf, Tensor))
-
-
-def has_no_value(tensor: Tensor) -> bool:
-    """Whether nothing is known of a tensor but its shape."""
-    return isinstance(tensor, FakeTensor) and tensor.constant is None
-
-
-def asker() -> FrameType | None:
-    """The innermost function of gorp that is running, comprehensions and wrappers passed over."""
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None:
-        code = frame.f_code
-        inside = str(frame.f_globals.get("__name__", "")).startswith("gorp.")
-        if inside and not code.co_name.startswith("<") and frame.f_globals["__name__"] != "gorp._precision":
-            return frame
-        frame = frame.f_back
-    return None
 
 
 @contextmanager

@@ -85,9 +85,9 @@ class Meter(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _ASKING and _has_no_value(args[0]):
+        if func in _ASKING and has_no_value(args[0]):
             return _answer(args[0])
-        if func is torch.ops.aten.nonzero.default and _has_no_value(args[0]):
+        if func is torch.ops.aten.nonzero.default and has_no_value(args[0]):
             return args[0].new_zeros(args[0].numel(), args[0].ndim, dtype=torch.int64)
         if func is torch.ops.aten.index.Tensor:
             args = (args[0], [place for index in args[1] for place in _places(index)])
@@ -111,7 +111,7 @@ class Meter(TorchDispatchMode):
             operations = _ATTENTION[packet.__name__](args)
         else:
             return
-        frame = _asker()
+        frame = asker()
         is_own = frame is not None and frame.f_code.co_name not in FORWARD
         self.counts["own" if is_own else "model"] += int(operations)
 
@@ -153,19 +153,20 @@ def _cast_alone(module: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
     return module if dtype is None else _to(module, dtype=dtype)
 
 
-def _has_no_value(tensor: Tensor) -> bool:
+def has_no_value(tensor: Tensor) -> bool:
+    """Whether nothing is known of a tensor but its shape."""
     return isinstance(tensor, FakeTensor) and tensor.constant is None
 
 
 def _places(index: Tensor | None) -> list[Tensor | None]:
     """What indexes by position as a mask does that is true everywhere, if ``index`` is one without values."""
-    if index is None or index.dtype is not torch.bool or not _has_no_value(index):
+    if index is None or index.dtype is not torch.bool or not has_no_value(index):
         return [index]
     return [index.new_zeros(index.numel(), dtype=torch.int64)] * index.ndim
 
 
 def _answer(asked: Tensor) -> float:
-    frame = _asker()
+    frame = asker()
     name = frame.f_code.co_name if frame is not None else ""
     whole = asked.dtype is not torch.bool and not asked.dtype.is_floating_point
     answer = ANSWERS.get(name, lambda *_: not whole)(frame.f_locals if frame else {}, asked)  # type: ignore[no-untyped-call]
@@ -186,7 +187,7 @@ def _longest_reached() -> bool:
     return bool(frame.f_locals["input_ids"].shape[1] >= frame.f_locals["stopping_criteria"].max_length)
 
 
-def _asker() -> FrameType | None:
+def asker() -> FrameType | None:
     """The innermost function of gorp that is running, comprehensions and wrappers passed over."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
