@@ -27,6 +27,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from gorp.run_config import RunConfig
+
 _TEXT = """
     the a this that one some red green blue cat dog bird fish sings runs sleeps eats near far old new big small
     What is named ? Choose from option . Option : , Answer colour animal act yes no
@@ -200,3 +202,17 @@ def assert_same_run() -> Callable[[Path, Path], None]:
                 assert all(torch.equal(value.nan_to_num(), theirs[key].nan_to_num()) for key, value in tensors.items())
 
     return compare
+
+
+@pytest.fixture(scope="session")
+def short_run(tiny_models: dict[str, Path], tiny_stream: Path) -> RunConfig:
+    """A run of seconds: gorp on a tiny T5, two steps a task."""
+    return RunConfig.from_mapping(
+        {
+            "model": str(tiny_models["seq2seq"]),
+            "stream": str(tiny_stream),
+            "training": {"epochs": 1, "lr": 0.01, "batch_size": 6},
+            "gorp": {"rank": 2, "refresh_every": 2},
+            "data": {"train_rows": 12, "test_rows": 6, "validation_rows": 4},
+        }
+    )

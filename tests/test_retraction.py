@@ -12,7 +12,6 @@ from gorp.errors import InputError
 from gorp.learner import ContinualLearner, run_stream
 from gorp.retraction import removable, retract
 from gorp.rollback import roll_back
-from gorp.run_config import RunConfig
 from gorp.run_folder import RunFolder
 from gorp.run_retraction import retract_task
 from gorp.run_setup import load_stream
@@ -155,16 +154,8 @@ def tasks(config):
 
 
 @pytest.fixture(scope="module")
-def config(tiny_models, tiny_stream):
-    return RunConfig.from_mapping(
-        {
-            "model": str(tiny_models["seq2seq"]),
-            "stream": str(tiny_stream),
-            "training": {"epochs": 1, "lr": 0.01, "batch_size": 6},
-            "gorp": {"rank": 2, "refresh_every": 2},
-            "data": {"train_rows": 12, "test_rows": 6, "validation_rows": 4},
-        }
-    )
+def config(short_run):
+    return short_run.model_copy(deep=True)
 
 
 @pytest.fixture(scope="module")

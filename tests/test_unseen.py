@@ -10,21 +10,12 @@ from gorp.backbones import load_backbone
 from gorp.errors import InputError
 from gorp.learner import run_stream
 from gorp.report.record import RunRecord
-from gorp.run_config import RunConfig
 from gorp.tasks import TaskStream
 
 
 @pytest.fixture
-def config(tiny_models, tiny_stream):
-    return RunConfig.from_mapping(
-        {
-            "model": str(tiny_models["seq2seq"]),
-            "stream": str(tiny_stream),
-            "training": {"epochs": 1, "lr": 0.01, "batch_size": 6},
-            "gorp": {"rank": 2, "refresh_every": 2},
-            "data": {"train_rows": 12, "test_rows": 6, "validation_rows": 4},
-        }
-    )
+def config(short_run):
+    return short_run.model_copy(deep=True)
 
 
 @pytest.fixture

@@ -6,22 +6,8 @@ import json
 import pytest
 
 from gorp import hub
-from gorp.cli.main import main
 from gorp.learner import run_stream
 from gorp.run_config import RunConfig
-
-
-@pytest.fixture
-def gorp(capsys):
-    """Call ``gorp`` with arguments; returns exit code, stdout and stderr."""
-
-    def call(*arguments):
-        capsys.readouterr()  # what making a run has printed
-        with pytest.raises(SystemExit) as stop:
-            main([str(argument) for argument in arguments])
-        return (stop.value.code or 0, *capsys.readouterr())
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -4,20 +4,6 @@ import json
 
 import pytest
 
-from gorp.cli.main import main
-
-
-@pytest.fixture
-def gorp(capsys):
-    """Call ``gorp`` with arguments; returns exit code, stdout and stderr."""
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as stop:
-            main([str(argument) for argument in arguments])
-        return (stop.value.code or 0, *capsys.readouterr())
-
-    return call
-
 
 @pytest.fixture
 def config(tiny_models, tiny_stream, tmp_path):

@@ -9,18 +9,6 @@ import yaml
 from gorp.cli.main import main
 
 
-@pytest.fixture
-def gorp(capsys):
-    """Call ``gorp`` with arguments; returns exit code, stdout and stderr."""
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as stop:
-            main([str(argument) for argument in arguments])
-        return (stop.value.code or 0, *capsys.readouterr())
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def finished(forgetful, tmp_path_factory):
     """A run that has learnt three tasks."""
