@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from gorp._rounding import REMAINDER
 from gorp.methods.base import Method
 
 PARTS = (
@@ -31,7 +32,6 @@ R; method: what other methods keep; copies: of weights, for leak and drift; temp
 cache, what a refresh needs for a moment."""
 
 _BUFFERS = {"U": "projections", "V": "projections", "start": "projections", "left": "stacks", "right": "stacks"}
-_REMAINDER = "rounding_remainder"
 
 
 def parts_of(
@@ -44,7 +44,7 @@ def parts_of(
     named: list[tuple[str, Tensor]] = []
     for name, buffer in model.named_buffers():
         last = name.rpartition(".")[2]
-        named.append(("rounding" if last == _REMAINDER else _BUFFERS.get(last, "weights"), buffer))
+        named.append(("rounding" if last == REMAINDER else _BUFFERS.get(last, "weights"), buffer))
     for parameter in model.parameters():
         named.append(("factors" if parameter.requires_grad else "weights", parameter))
     if optimizer is not None:

@@ -11,6 +11,7 @@ from math import sqrt
 from statistics import NormalDist
 
 from gorp.report.record import Loss
+from gorp.report.sampling import shrunk
 
 
 def paired_loss(before: Sequence[float], after: Sequence[float], confidence: float) -> Loss:
@@ -35,7 +36,7 @@ def unpaired_loss(before: float, after: float, rows: int, confidence: float) -> 
         rows: that each is the mean of, at least one.
         confidence: as of `paired_loss`.
     """
-    shares = [(score / 100 * rows + 1) / (rows + 2) for score in (before, after)]
+    shares = [shrunk(score, rows) for score in (before, after)]
     error = sqrt(sum(share * (1 - share) for share in shares) / (rows + 2))
     return _loss(before - after, 100 * (shares[0] - shares[1]), 100 * error, confidence)
 

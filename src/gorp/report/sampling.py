@@ -41,12 +41,13 @@ def difference_interval(ours: Sequence[float], theirs: Sequence[float], rows: Se
         raise ValueError("a difference needs at least one task")
     centre, variance = 0.0, 0.0
     for our, their, (our_rows, their_rows) in zip(ours, theirs, rows, strict=True):
-        mine, other = _shrunk(our, our_rows), _shrunk(their, their_rows)
+        mine, other = shrunk(our, our_rows), shrunk(their, their_rows)
         centre += mine - other
         variance += mine * (1 - mine) / (our_rows + 2) + other * (1 - other) / (their_rows + 2)
     margin = _NORMAL * math.sqrt(variance)
     return Interval(100 * (centre - margin) / len(ours), 100 * (centre + margin) / len(ours))
 
 
-def _shrunk(score: float, rows: int) -> float:
+def shrunk(score: float, rows: int) -> float:
+    """The share that a score of 0 to 100, the mean over so many rows, stands for with a hit and a miss more."""
     return (min(max(score / 100, 0.0), 1.0) * rows + 1) / (rows + 2)
