@@ -23,13 +23,13 @@ from timing import Figure, tell
 from gorp.backbones import load_backbone
 from gorp.compare.experiment import Cell, Experiment
 from gorp.general_text import pretraining_rows
-from gorp.learner import run_stream
 from gorp.matching import make_encoder
 from gorp.methods.gorp import GORP
 from gorp.over_stages import over_stages, text_loss_of
 from gorp.progress import LineProgress
 from gorp.protect import protecting_space, remember_base
 from gorp.report.record import RunRecord
+from gorp.run import run_stream
 from gorp.run_config import RunConfig
 
 #: None of them is a task of order 1; reviews, questions and topics are left out, for they are too like those.

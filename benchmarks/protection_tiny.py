@@ -21,10 +21,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 
 from gorp.encoding import Encoder, answer_loss
 from gorp.general_text import pretraining_rows
-from gorp.learner import run_stream
 from gorp.methods.gorp import GORP
 from gorp.over_stages import over_stages, text_loss_of
 from gorp.protect import protecting_space, remember_base
+from gorp.run import run_stream
 from gorp.run_config import RunConfig
 from gorp.tasks import Example, Task
 

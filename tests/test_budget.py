@@ -8,9 +8,10 @@ import torch
 import gorp.standing
 from gorp.backbones import load_backbone
 from gorp.errors import BudgetExceeded, GorpError, InputError
-from gorp.learner import ContinualLearner, run_stream
+from gorp.learner import ContinualLearner
 from gorp.report.record import RunRecord
 from gorp.rollback import roll_back
+from gorp.run import run_stream
 from gorp.run_config import RunConfig
 from gorp.run_folder import RunFolder
 from gorp.run_setup import load_stream

@@ -20,8 +20,9 @@ from gorp.backbones import load_backbone
 from gorp.callback import SPACE_FILE, check_trainer
 from gorp.encoding import Encoder, Row
 from gorp.errors import MostlyBlockedWarning, NearlyFullWarning
-from gorp.learner import ContinualLearner, run_stream
+from gorp.learner import ContinualLearner
 from gorp.plan import Plan
+from gorp.run import run_stream
 from gorp.run_config import RunConfig
 from gorp.tasks import TaskStream
 

@@ -7,8 +7,8 @@ from statistics import fmean
 import pytest
 
 from gorp.cli.demo import demo_config
-from gorp.learner import run_stream
 from gorp.report.record import RunRecord
+from gorp.run import run_stream
 from gorp.run_setup import load_stream
 
 SEEDS = (0, 1, 2)

@@ -19,8 +19,8 @@ from gorp._outer_products import OuterProducts
 from gorp._sketch import GRAM_WIDTH, sketch, sketched_rows
 from gorp.backbones import load_backbone
 from gorp.learned_layer import LearnedLayer
-from gorp.learner import run_stream
 from gorp.progress import SilentProgress
+from gorp.run import run_stream
 from gorp.run_config import RunConfig
 
 TARGETS = {

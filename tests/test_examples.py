@@ -10,7 +10,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from gorp._quantized import StackedLinear, quantized_layers
 from gorp.backbones import default_targets
-from gorp.learner import ContinualLearner, run_stream
+from gorp.learner import ContinualLearner
+from gorp.run import run_stream
 from gorp.run_config import RunConfig
 from gorp.targets import find_layers
 

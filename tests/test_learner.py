@@ -10,8 +10,8 @@ from gorp import ContinualLearner, evaluation
 from gorp.backbones import load_backbone
 from gorp.checkpoint import save_tensors
 from gorp.errors import GorpError, InputError
-from gorp.learner import run_stream
 from gorp.report.record import RunRecord
+from gorp.run import run_stream
 from gorp.run_config import RunConfig
 from gorp.run_setup import load_stream
 from gorp.tasks import Example, Task, TaskStream

@@ -11,8 +11,8 @@ from gorp.config import GORPConfig
 from gorp.encoding import IGNORED, Encoder, answer_loss
 from gorp.errors import GorpError, InputError
 from gorp.evaluation import Evaluator
-from gorp.learner import run_stream
 from gorp.matching import NO_OPTION, TEMPERATURE, LabelMatcher, make_encoder, most_tokens
+from gorp.run import run_stream
 from gorp.run_config import RunConfig
 from gorp.tasks import Example, Task, TaskStream
 from gorp.training import enable_checkpointing

@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from gorp.backbones import PACKAGED, load_backbone
-from gorp.learner import run_stream
 from gorp.matching import embed
+from gorp.run import run_stream
 from gorp.run_config import RunConfig
 from gorp.tasks import Task
 from gorp.tasks.prompts import Template

@@ -7,9 +7,9 @@ import threading
 import pytest
 
 from gorp.cli.main import main
-from gorp.learner import run_stream
 from gorp.preemption import Stopped, asked, stopped_by, until_the_step_ends
 from gorp.progress import SilentProgress
+from gorp.run import run_stream
 from gorp.run_config import RunConfig
 from gorp.run_folder import RunFolder
 

@@ -12,7 +12,7 @@ from gorp.encoding import answer_loss
 from gorp.errors import GorpError, InputError
 from gorp.general_text import pretraining_rows, read_texts
 from gorp.interference import leak, leak_bound
-from gorp.learner import ContinualLearner, run_stream
+from gorp.learner import ContinualLearner
 from gorp.matching import make_encoder
 from gorp.over_stages import BEFORE, over_stages, text_loss_of
 from gorp.protect import (
@@ -24,6 +24,7 @@ from gorp.protect import (
     remember_base,
     room_left,
 )
+from gorp.run import run_stream
 from gorp.run_config import RunConfig
 from gorp.run_setup import load_stream
 from gorp.space import GradientSpace

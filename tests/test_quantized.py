@@ -15,9 +15,10 @@ from gorp.checkpoint import model_fingerprint
 from gorp.errors import InputError
 from gorp.footprint import footprint
 from gorp.interference import leak, leak_bound
-from gorp.learner import ContinualLearner, run_stream
+from gorp.learner import ContinualLearner
 from gorp.methods import METHODS, load_method
 from gorp.progress import SilentProgress
+from gorp.run import run_stream
 from gorp.run_config import RunConfig
 from gorp.run_setup import load_stream
 

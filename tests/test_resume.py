@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from gorp.encoding import answer_loss
-from gorp.learner import run_stream
 from gorp.progress import SilentProgress
 from gorp.report.record import RunRecord
+from gorp.run import run_stream
 from gorp.run_config import RunConfig
 from gorp.run_setup import load_stream
 from gorp.space import GradientSpace
@@ -114,7 +114,7 @@ def test_skipped_refreshes_are_counted_across_a_resume(tiny_models, tiny_stream,
 KILLS = r"""
 import os, signal, sys
 import gorp.checkpoint
-from gorp.learner import run_stream
+from gorp.run import run_stream
 from gorp.progress import SilentProgress
 from gorp.run_config import RunConfig
 from gorp.run_setup import load_stream

@@ -9,9 +9,10 @@ import torch
 
 from gorp.backbones import load_backbone
 from gorp.errors import InputError
-from gorp.learner import ContinualLearner, run_stream
+from gorp.learner import ContinualLearner
 from gorp.retraction import removable, retract
 from gorp.rollback import roll_back
+from gorp.run import run_stream
 from gorp.run_folder import RunFolder
 from gorp.run_retraction import retract_task
 from gorp.run_setup import load_stream

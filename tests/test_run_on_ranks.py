@@ -15,9 +15,9 @@ from gorp._ranks import average_gradients, of_all_ranks, on_first_rank
 from gorp.backbones import load_backbone
 from gorp.errors import GorpError, InputError
 from gorp.launch import join_ranks
-from gorp.learner import run_stream
 from gorp.progress import SilentProgress
 from gorp.report.record import RunRecord
+from gorp.run import run_stream
 from gorp.run_config import RunConfig
 from gorp.run_folder import RunFolder
 

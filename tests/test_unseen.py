@@ -8,8 +8,8 @@ import pytest
 from gorp import ContinualLearner
 from gorp.backbones import load_backbone
 from gorp.errors import InputError
-from gorp.learner import run_stream
 from gorp.report.record import RunRecord
+from gorp.run import run_stream
 from gorp.tasks import TaskStream
 
 

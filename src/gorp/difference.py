@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ from gorp.report.record import Loss, RunRecord, Stage
 from gorp.retraction import owners
 from gorp.run_config import RunConfig
 from gorp.run_folder import RunFolder
-from gorp.run_setup import load_base, rows_of
+from gorp.run_setup import base_of_run, rows_of
 from gorp.space import GradientSpace
 
 _ENERGY = 0.95
@@ -68,24 +69,31 @@ def compare_stages(folder: RunFolder, first: str, second: str, model: str | None
         InputError: no such stage, or its files are damaged, or the base model cannot be found.
     """
     record, config = folder.record(), folder.config()
-    stages = {"base": 0, **{record.tasks[stage.index]: stage.index + 1 for stage in record.stages}}
+    stages = {"base": 0, **folder.stages_by_task()}
     for name in (first, second):
         if name not in stages:
             accepted = ", ".join(stages)
             raise InputError(f"{folder.path}: no task {name!r} was learnt{nearest(name, stages)}; accepted: {accepted}")
-    before, after = (_weights(folder, config, stages[name], model) for name in (first, second))
-    later = folder.stage_files(max(stages[first], stages[second]))
-    space = later.space if later else None
+    weights, space = _weights_and_space(folder, sorted({stages[first], stages[second]}), model)
+    before, after = weights[stages[first]], weights[stages[second]]
     layers = {name: _move(name, weight, after[name], space) for name, weight in before.items()}
     return Difference(first, second, layers, _tasks(folder, record, config, stages[first], stages[second]))
 
 
-def _weights(folder: RunFolder, config: RunConfig, stages: int, model: str | None) -> dict[str, Tensor]:
-    """Weights (out, in) that the layers compute with after so many tasks, on the CPU."""
-    backbone = load_base(config, model)
-    files = folder.stage_files(stages)
-    learning = LearningModel(backbone.model, backbone.tokenizer, config, files, folder.path)
-    return {name: weight.cpu() for name, weight in learning.method.effective_weights().items()}
+def _weights_and_space(
+    folder: RunFolder, stages: Sequence[int], model: str | None
+) -> tuple[dict[int, dict[str, Tensor]], GradientSpace | None]:
+    """Weights (out, in) that the layers compute with after so many tasks, ascending, and the space after the last."""
+    backbone = base_of_run(folder, model)
+    learning = LearningModel(backbone.model, backbone.tokenizer, folder.config(), None, folder.path)
+    weights, space = {}, None
+    for learnt in stages:
+        if files := folder.stage_files(learnt):
+            learning.put_back(files, f"first {learnt} tasks")
+            space = files.space
+        effective = learning.method.effective_weights()
+        weights[learnt] = {name: weight.cpu() for name, weight in effective.items()}
+    return weights, space
 
 
 def _move(name: str, before: Tensor, after: Tensor, space: GradientSpace | None) -> LayerMove:

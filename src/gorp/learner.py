@@ -17,13 +17,14 @@ from gorp.budget import Judge, gentler_settings
 from gorp.checkpoint import model_fingerprint, seed_everything
 from gorp.checksums import tensors_checksum
 from gorp.errors import FullSpaceWarning, InputError, nearest
-from gorp.interference import kept_directions, measure, stored_weights
+from gorp.interference import kept_directions
 from gorp.launch import join_ranks
+from gorp.lesson import Lesson
 from gorp.methods import load_method
 from gorp.metrics import mean
 from gorp.plan import Plan
 from gorp.progress import Progress, SilentProgress, passing_on
-from gorp.report.record import RunRecord, Stage
+from gorp.report.record import Stage
 from gorp.run_config import RunConfig
 from gorp.run_folder import RunFolder, StageFiles
 from gorp.run_setup import (
@@ -34,7 +35,6 @@ from gorp.run_setup import (
     describe_model,
     join_tasks,
     load_base,
-    load_stream,
     new_record,
     rows_of,
     settle_config,
@@ -43,45 +43,7 @@ from gorp.run_setup import (
 from gorp.standing import Standing
 from gorp.tasks import Example, Task, TaskStream
 from gorp.tasks.task import Metric
-from gorp.training import Flight, train_task
-
-
-def run_stream(
-    config: RunConfig,
-    run_dir: str | Path,
-    stream: Sequence[Task] | None = None,
-    progress: Progress | None = None,
-    accept_breach: bool = False,
-) -> RunRecord:
-    """Learn a whole stream, or go on with an interrupted run of it; a finished run is returned as it is.
-
-    Args:
-        config: the run.
-        run_dir: its folder.
-        stream: the tasks, if not those that ``config`` names; the unseen ones of a `TaskStream` are measured, too.
-        accept_breach: go on whatever the last task that was learnt has cost.
-
-    Raises:
-        InputError: the configuration, the data, or the run folder does not fit.
-        BudgetExceeded: a task cost the earlier ones more than the budget allows.
-        GorpError: training failed; see the message. What was saved stays.
-    """
-    join_ranks()  # before a device is chosen for the model
-    tasks = stream if stream is not None else load_stream(config)
-    backbone = load_base(config)
-    learner = ContinualLearner(
-        backbone.model,
-        backbone.tokenizer,
-        run_dir=run_dir,
-        config=config,
-        progress=progress,
-        reload=lambda: load_base(config).model,
-    )
-    del backbone  # the learner may have to load another
-    if accept_breach:
-        learner.accept_breach()
-    learner.learn_stream(tasks)
-    return learner.record
+from gorp.training import Flight
 
 
 class ContinualLearner(Standing):
@@ -275,28 +237,21 @@ class ContinualLearner(Standing):
     def _learn_stage(self, task: Task, index: int) -> None:
         """Train a task to its end, let the method keep what it needs, measure, save."""
         seed_everything(self.config.seed, index + 1)
-        names = self.method.layer_names()
-        before, stored_before = self.method.effective_weights(), stored_weights(self.model, names)
-        kept = kept_directions(self.method.space)
-        self.method.begin_task(task, index)
-        optimizer = self.method.optimizer()
-        flight, random_then = self._take_up_flight(optimizer)
+        lesson = Lesson(self.learning, task, index)
+        flight, random_then = self._take_up_flight(lesson.optimizer)
         rows = self.encoder.rows(self.method.training_rows(task, index))
         plan = Plan(rows, self.config.training, self._order_seed(index), self.folder.path, self.config.report_to)
         self.progress.stage_started(index, task.name, plan.steps)
 
         def save(flight: Flight) -> None:
-            self.folder.save_flight(index, flight.step, self.learning.in_flight(flight, optimizer))
+            self.folder.save_flight(index, flight.step, self.learning.in_flight(flight, lesson.optimizer))
 
-        train_task(self.model, self.method, optimizer, self.encoder, plan, self.progress, save, flight, random_then)
+        lesson.train(plan, self.progress, save, flight, random_then)
         skipped_refreshes = flight.skipped_refreshes + self.method.skipped_refreshes
         watch = _Stopwatch()
         with passing_on(FullSpaceWarning, self.progress):
-            self.method.end_task(task, index)
-        inputs = {} if self.method.learns_jointly else self.learning.held_out_inputs(task)
-        stored_after = stored_weights(self.model, names)
-        stored = {name: weight - stored_before[name] for name, weight in stored_after.items()} or None
-        layers = measure(before, self.method.effective_weights(), kept, self.method.space, self.folder.inputs(), stored)
+            lesson.keep()
+        layers = lesson.meters(self.folder.inputs())
         memory_seconds = watch.lap()
         everything = self.config.evaluation.each_stage == "all" or index + 1 == len(self.tasks)
         rows_scored = [
@@ -325,7 +280,7 @@ class ContinualLearner(Standing):
         stage.budget = judge.verdict(stage, row_scores, self.config.budget, self.attempt, settings)
         record.stages = [*record.stages, stage]
         record.finished = index + 1 == len(record.tasks)
-        files = StageFiles(self.method.weights(), self.method.state(), self.method.space, inputs, row_scores)
+        files = StageFiles(self.method.weights(), self.method.state(), self.method.space, lesson.inputs, row_scores)
         self.folder.finish_stage(record, files)
         self.has_learnt(record)
         self.progress.stage_finished(index, task.name, scores, sum(stage.seconds.values()))

@@ -72,8 +72,7 @@ class LearningModel:
         else:
             with fitting(run, "last finished task"):
                 self.method.attach(base, files.space)
-                self.method.load_weights(files.weights)
-                self.method.load_state(files.method)
+            self.put_back(files, "last finished task")
         if training.parallel == "shard" and ranks() > 1:
             self._shard()
 
@@ -85,6 +84,20 @@ class LearningModel:
             learning = self.method.layer_names()
             check_covered(protected, learning, str(self.config.protect))
             space.layers = {name: space.layers[name] for name in learning}
+
+    def put_back(self, files: StageFiles, what: str) -> None:
+        """Have the model answer as a stage left it; of two stages the later one comes later.
+
+        Args:
+            files: what the stage left.
+            what: names it in messages.
+
+        Raises:
+            InputError: the files do not fit the run.
+        """
+        with fitting(self._run, what):
+            self.method.load_weights(files.weights)
+            self.method.load_state(files.method)
 
     def _shard(self) -> None:
         kept_whole = self.method.kept_whole()

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import torch
 
-from gorp.checkpoint import model_fingerprint
 from gorp.errors import InputError, nearest
 from gorp.learning_model import LearningModel
 from gorp.report.record import RunRecord
 from gorp.run_config import RunConfig
 from gorp.run_folder import RunFolder, StageFiles
-from gorp.run_setup import check_model, describe_model, load_base
+from gorp.run_setup import base_of_run
 from gorp.run_state import KnownTask
 
 
@@ -66,17 +65,13 @@ def open_learnt(
     if folder.state is None or files is None:
         raise InputError(f"{run}: no task is learnt yet; gorp run or gorp learn teaches one")
     config = folder.config()
-    source = model or config.model
-    if source is None:
-        raise InputError(f"{run}: the run does not say where its base model is; give it (--model)")
-    backbone = load_base(config, source)
+    backbone = base_of_run(folder, model)
     base = backbone.model
-    check_model(folder, model_fingerprint(base), describe_model(base, backbone.tokenizer))
     if getattr(base, "hf_device_map", None) is None:
         base.to(device)  # type: ignore[arg-type]  # transformers
     learning = LearningModel(base, backbone.tokenizer, config, files, folder.path)
     select(learning, [known.name for known in folder.state.tasks], task)
-    return LearntModel(folder, config, folder.record(), source, learning, files, task)
+    return LearntModel(folder, config, folder.record(), backbone.name, learning, files, task)
 
 
 def wind_back(folder: RunFolder, to: str | None) -> None:

@@ -8,7 +8,6 @@ from typing import TypeVar
 
 from transformers import PreTrainedModel
 
-from gorp.checkpoint import fitting, load_tensors, model_fingerprint
 from gorp.encoding import Encoder
 from gorp.errors import InputError
 from gorp.general_text import pretraining_rows, text_loss
@@ -16,8 +15,7 @@ from gorp.learning_model import LearningModel
 from gorp.matching import make_encoder
 from gorp.methods.base import Method
 from gorp.run_folder import RunFolder
-from gorp.run_setup import check_model, describe_model, load_base
-from gorp.run_state import task_folder
+from gorp.run_setup import base_of_run
 
 BEFORE = "before"
 Found = TypeVar("Found")
@@ -49,22 +47,17 @@ def over_stages(
         InputError: no run there, it has learnt nothing yet, or its base model cannot be found or is another.
     """
     folder = RunFolder.of_run(run)
-    config, files = folder.config(), folder.stage_files()
-    if files is None or folder.state is None:
+    if folder.state is None or not folder.state.stages:
         raise InputError(f"{run}: has learnt no task yet; accepted: a run with a finished stage")
-    backbone = load_base(config, model)
+    backbone = base_of_run(folder, model)
     base, tokenizer = backbone.model, backbone.tokenizer
-    check_model(folder, model_fingerprint(base), describe_model(base, tokenizer))
-    training = config.training
+    config, training = folder.config(), folder.config().training
     encoder = make_encoder(base, tokenizer, training.max_source_length, training.max_target_length)
     found = {BEFORE: measure(base, encoder, None)}
-    method = LearningModel(base, tokenizer, config, files, folder.path).method
-    learnt = [(position, task.name) for position, task in enumerate(folder.state.tasks[: folder.state.stages])]
-    stages = [(name, folder.path / task_folder(position, name) / "after") for position, name in learnt]
-    stages = [(name, after) for name, after in stages if after.exists()]
-    for name, after in stages[-1:] if last_alone else stages:
-        with fitting(folder.path, f"task {name!r}"):
-            method.load_weights(load_tensors(after / "weights.safetensors"))
-            method.load_state(load_tensors(after / "method.safetensors"))
-        found[name] = measure(base, encoder, method)
+    learning = LearningModel(base, tokenizer, config, None, folder.path)
+    learnt = list(folder.stages_by_task().items())
+    for name, stages in learnt[-1:] if last_alone else learnt:
+        if files := folder.stage_files(stages):
+            learning.put_back(files, f"task {name!r}")
+        found[name] = measure(base, encoder, learning.method)
     return found

@@ -84,8 +84,17 @@ def remember_base(
         linear = cast(nn.Linear, model.get_submodule(name))
         readers.setdefault(input_read(name, linear, config), []).append(name)
     model.requires_grad_(False)
-    gather = _even_inputs if encoder.kind == "encoder" else _weighed_inputs
-    found = gather(model, encoder, rows, list(readers.values()), batch_size, on_step)
+    found: dict[str, Tensor] = {}
+
+    def see(owner: str, seen: Tensor) -> None:
+        found[owner] = sketch(found.get(owner, seen[:0]), seen)
+
+    owners = {name: names[0] for names in readers.values() for name in names}
+    reading = _Reading(model, encoder, rows, on_step or (lambda done, of: None))
+    if encoder.kind == "encoder":
+        reading.show_evenly(owners, see)
+    else:
+        reading.show_weighed(owners, see, batch_size)
     memories = []
     for names in readers.values():
         if names[0] not in found:
@@ -177,33 +186,6 @@ def check_covered(protected: Collection[str], learning: Sequence[str], path: str
         )
 
 
-def _weighed_inputs(
-    model: PreTrainedModel,
-    encoder: Encoder,
-    rows: Sequence[Row],
-    readers: Sequence[Sequence[str]],
-    batch_size: int,
-    on_step: Callable[[int, int], None] | None,
-) -> dict[str, Tensor]:
-    """Sketches of weighed inputs, by the first of the layers that read them."""
-    kept: dict[str, Tensor] = {}
-
-    def see(owner: str, delta: Tensor, inputs: Tensor) -> None:
-        seen = weighed_inputs(inputs, delta, weighted=True)
-        kept[owner] = sketch(kept.get(owner, seen[:0]), seen)
-
-    with evaluating(model), _watched(model, {name: names[0] for names in readers for name in names}, see):
-        for first in range(0, len(rows), batch_size):
-            part = rows[first : first + batch_size]
-            batch = {name: value.to(model.device) for name, value in encoder.training_batch(part).items()}
-            loss = answer_loss(encoder.logits(model, batch), batch["labels"])
-            check_finite(loss[None])
-            loss.backward()
-            if on_step:
-                on_step(min(first + batch_size, len(rows)), len(rows))
-    return kept
-
-
 @contextmanager
 def _watched(model: nn.Module, owners: Mapping[str, str], see: Callable[[str, Tensor, Tensor], None]) -> Iterator[None]:
     """Show inputs and output gradients of layers in every backward pass; nothing else needs to require a gradient."""
@@ -222,27 +204,42 @@ def _watched(model: nn.Module, owners: Mapping[str, str], see: Callable[[str, Te
             handle.remove()
 
 
-def _even_inputs(
-    model: PreTrainedModel,
-    encoder: Encoder,
-    rows: Sequence[Row],
-    readers: Sequence[Sequence[str]],
-    batch_size: int,
-    on_step: Callable[[int, int], None] | None,
-) -> dict[str, Tensor]:
-    """Sketches of inputs that all weigh the same, by the first of the layers that read them; a text at a time."""
-    kept: dict[str, Tensor] = {}
+@dataclass(frozen=True)
+class _Reading:
+    """One pass over general text, in which layers' inputs, rows (n, in), are shown by the layer that owns them."""
 
-    def see(owner: str, inputs: Tensor) -> None:
-        seen = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
-        kept[owner] = sketch(kept.get(owner, seen[:0]), seen)
+    model: PreTrainedModel
+    encoder: Encoder
+    rows: Sequence[Row]
+    on_step: Callable[[int, int], None]
 
-    def batches() -> Iterator[Mapping[str, Tensor]]:
-        for done, row in enumerate(rows, start=1):
-            batch = encoder.prompt_batch([row.prompt])
-            yield {name: value.to(model.device) for name, value in batch.items()}
-            if on_step:
-                on_step(done, len(rows))
+    def show_weighed(self, owners: Mapping[str, str], see: Callable[[str, Tensor], None], batch_size: int) -> None:
+        """By the gradient of the pretraining loss."""
 
-    show_inputs(model, [names[0] for names in readers], batches(), see)
-    return kept
+        def weigh(owner: str, delta: Tensor, inputs: Tensor) -> None:
+            see(owner, weighed_inputs(inputs, delta, weighted=True))
+
+        with evaluating(self.model), _watched(self.model, owners, weigh):
+            for first in range(0, len(self.rows), batch_size):
+                part = self.rows[first : first + batch_size]
+                batch = self._on_device(self.encoder.training_batch(part))
+                loss = answer_loss(self.encoder.logits(self.model, batch), batch["labels"])
+                check_finite(loss[None])
+                loss.backward()
+                self.on_step(first + len(part), len(self.rows))
+
+    def show_evenly(self, owners: Mapping[str, str], see: Callable[[str, Tensor], None]) -> None:
+        """All the same, a text at a time."""
+
+        def batches() -> Iterator[Mapping[str, Tensor]]:
+            for done, row in enumerate(self.rows, start=1):
+                yield self._on_device(self.encoder.prompt_batch([row.prompt]))
+                self.on_step(done, len(self.rows))
+
+        def widen(owner: str, inputs: Tensor) -> None:
+            see(owner, inputs.to(torch.promote_types(inputs.dtype, torch.float32)))
+
+        show_inputs(self.model, list(dict.fromkeys(owners.values())), batches(), widen)
+
+    def _on_device(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value.to(self.model.device) for name, value in batch.items()}

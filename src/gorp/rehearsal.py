@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,18 +14,18 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gorp.encoding import Row
-from gorp.interference import kept_directions, measure, stored_weights
 from gorp.learning_model import LearningModel
+from gorp.lesson import Lesson
 from gorp.plan import Plan
 from gorp.progress import SilentProgress
 from gorp.run_config import RunConfig
 from gorp.tasks import Example, Task
-from gorp.training import Flight, train_task
+from gorp.training import Flight
 
 EVALUATING, TRAINING, KEEPING = "evaluating", "training", "keeping"
 PHASES = (EVALUATING, TRAINING, KEEPING)
 
-Copies = Sequence[dict[str, Tensor]]
+Copies = Sequence[Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -92,15 +92,9 @@ def rehearse(learning: LearningModel, config: RunConfig, script: Script, index: 
         index: of the task, from 0.
         watch: is told.
     """
-    method, model = learning.method, learning.base
     if not index:
         _answer(learning, script, watch)
-    names = method.layer_names()
-    before, stored_before = method.effective_weights(), stored_weights(model, names)
-    kept = kept_directions(method.space)
-    task = replace(script.task, name=f"{script.task.name} {index + 1}")
-    method.begin_task(task, index)
-    optimizer = method.optimizer()
+    lesson = Lesson(learning, replace(script.task, name=f"{script.task.name} {index + 1}"), index)
     with tempfile.TemporaryDirectory() as folder:
         plan = _ChosenPlan((), config.training, 0, Path(folder), passes=script.passes)
         plan = replace(plan, rows=[row for rows in script.passes for row in rows])
@@ -108,17 +102,14 @@ def rehearse(learning: LearningModel, config: RunConfig, script: Script, index: 
         def end_of_step(step: int) -> None:
             watch.step(step)
             if step == plan.steps:
-                watch.held(TRAINING, learning, optimizer, (before, stored_before))
+                watch.held(TRAINING, learning, lesson.optimizer, lesson.copies)
 
         with watch(TRAINING):
-            train_task(model, method, optimizer, learning.encoder, plan, _Steps(end_of_step), _save_nothing)
+            lesson.train(plan, _Steps(end_of_step), _save_nothing)
     with watch(KEEPING):
-        method.end_task(task, index)
-        inputs = {} if method.learns_jointly else learning.held_out_inputs(task)
-        stored_after = stored_weights(model, names)
-        stored = {name: weight - stored_before[name] for name, weight in stored_after.items()} or None
-        measure(before, method.effective_weights(), kept, method.space, {"a": inputs}, stored)
-    watch.held(KEEPING, learning, optimizer, (before, stored_before, stored_after, stored or {}, inputs))
+        lesson.keep()
+        lesson.meters({"a": lesson.inputs})
+    watch.held(KEEPING, learning, lesson.optimizer, [*lesson.copies, lesson.inputs])
     _answer(learning, script, watch)
 
 

@@ -262,6 +262,11 @@ class RunFolder:
         space = GradientSpace.load(own / SPACE) if is_expected(own / SPACE) else None
         return StageFiles(weights, method, space, {})
 
+    def stages_by_task(self) -> dict[str, int]:
+        """How many tasks were learnt at the end of each stage, by the name of the task that it ended with."""
+        record = self.record()
+        return {record.tasks[stage.index]: stage.index + 1 for stage in record.stages}
+
     def inputs(self) -> dict[str, dict[str, Tensor]]:
         """Held-out layer inputs of every task learnt so far, by task."""
         return self._of_stages("inputs")

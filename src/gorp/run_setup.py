@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gorp._ranks import ranks
 from gorp.backbones import Backbone, load_backbone
+from gorp.checkpoint import model_fingerprint
 from gorp.errors import InputError
 from gorp.launch import join_ranks
 from gorp.methods import METHODS, check_method, load_method
@@ -83,6 +84,24 @@ def load_base(config: RunConfig, source: str | None = None) -> Backbone:
     method = load_method(config.method)
     check_on_quantized(method)
     return load_backbone(name, config.dtype, config.quantize, method(config).whole_layers)
+
+
+def base_of_run(folder: RunFolder, source: str | None = None) -> Backbone:
+    """The base model that an existing run began with.
+
+    Args:
+        folder: of the run.
+        source: where the model is now, if not where the run says.
+
+    Raises:
+        InputError: it cannot be found, or is another one.
+    """
+    config = folder.config()
+    if (source or config.model) is None:
+        raise InputError(f"{folder.path}: the run does not say where its base model is; give it (--model)")
+    backbone = load_base(config, source)
+    check_model(folder, model_fingerprint(backbone.model), describe_model(backbone.model, backbone.tokenizer))
+    return backbone
 
 
 def check_on_quantized(method: type[Method]) -> None:

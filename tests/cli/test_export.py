@@ -6,7 +6,7 @@ import json
 import pytest
 
 from gorp import hub
-from gorp.learner import run_stream
+from gorp.run import run_stream
 from gorp.run_config import RunConfig
 
 

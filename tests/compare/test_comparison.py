@@ -21,8 +21,8 @@ from gorp.compare.launchers import LocalLauncher
 from gorp.compare.results import read_results
 from gorp.errors import GorpError, InputError
 from gorp.files import locked
-from gorp.learner import run_stream
 from gorp.preemption import Stopped
+from gorp.run import run_stream
 
 SOURCES = str(Path(__file__).parents[2] / "src")
 

@@ -17,7 +17,7 @@ from gorp.compare.experiment import Experiment
 from gorp.compare.fleet import Job, run_jobs
 from gorp.compare.results import CellResult, read_results
 from gorp.errors import InputError
-from gorp.learner import run_stream
+from gorp.run import run_stream
 from gorp.run_config import RunConfig
 
 pytest.importorskip("ray", reason="needs pip install gorp-cl[ray]")

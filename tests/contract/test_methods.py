@@ -3,9 +3,10 @@
 import pytest
 
 from gorp.errors import InputError
-from gorp.learner import ContinualLearner, run_stream
+from gorp.learner import ContinualLearner
 from gorp.methods import METHODS, load_method
 from gorp.progress import SilentProgress
+from gorp.run import run_stream
 from gorp.run_config import RunConfig
 from gorp.run_setup import load_stream
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gorp.learner import run_stream
+from gorp.run import run_stream
 from gorp.run_config import RunConfig
 
 Run = Callable[..., Path]

@@ -19,9 +19,9 @@ from transformers import AutoModel
 from gorp import GradientSpace
 from gorp.errors import InputError
 from gorp.export import export_run
-from gorp.learner import run_stream
 from gorp.learnt_model import open_learnt
 from gorp.methods import METHODS, load_method
+from gorp.run import run_stream
 from gorp.run_config import RunConfig
 from gorp.run_setup import load_stream
 

@@ -5,10 +5,10 @@ from gorp.backbones import load_backbone
 from gorp.checkpoint import seed_everything
 from gorp.encoding import Encoder
 from gorp.layer_inputs import collect_inputs
-from gorp.learner import run_stream
 from gorp.methods.inflora import InfLoRA, free_directions, rows_of
 from gorp.plan import Plan
 from gorp.progress import SilentProgress
+from gorp.run import run_stream
 from gorp.run_config import RunConfig
 from gorp.tasks import TaskStream
 from gorp.training import train_task

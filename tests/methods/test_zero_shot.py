@@ -1,7 +1,7 @@
 from typer.testing import CliRunner
 
 from gorp.cli.main import build_app
-from gorp.learner import run_stream
+from gorp.run import run_stream
 from gorp.run_config import RunConfig
 
 

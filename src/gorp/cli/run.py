@@ -37,8 +37,8 @@ def command(
     Example:  gorp run examples/standard_cl_order1.yaml --out runs/order1 --seed 1 --set training.epochs=1
     """
     from gorp.launch import leave_ranks
-    from gorp.learner import run_stream
     from gorp.report.html import write_report
+    from gorp.run import run_stream
     from gorp.run_config import RunConfig
 
     given = {"method": method, "model": model, "data.dir": str(data) if data else None, "seed": seed}

@@ -36,8 +36,8 @@ def main(folder: Path) -> int:
 
 def _run(folder: Path) -> None:
     from gorp.compare.results import CellResult
-    from gorp.learner import run_stream
     from gorp.progress import LineProgress
+    from gorp.run import run_stream
     from gorp.run_config import RunConfig
     from gorp.run_folder import STATE
 
