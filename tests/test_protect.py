@@ -140,6 +140,25 @@ def test_the_space_holds_the_share_and_no_column_more(remembered, share):
     assert space.base_fingerprint == model_fingerprint(model)
 
 
+def test_of_inputs_too_wide_for_a_whole_memory_the_share_is_of_all_that_was_shown(remembered, monkeypatch):
+    monkeypatch.setattr("gorp._sketch.GRAM_WIDTH", 16)
+    monkeypatch.setattr("gorp._sketch.SKETCH_ROWS", 24)
+    monkeypatch.setattr("gorp._sketch.SKETCH_KEPT", 12)
+    model, _, _, memories = remembered("causal")
+    monkeypatch.undo()
+    whole = {memory.layers: memory.rows.double() for memory in remembered("causal")[-1]}
+    assert max(memory.held for memory in memories) < 0.999, "something is lost"
+    space = protecting_space(model, memories, 0.8, 1.0)
+    for memory in memories:
+        basis, rows = space.layers[memory.layers[0]].basis.double(), whole[memory.layers]
+        held = float((rows @ basis).square().sum() / rows.square().sum())
+        assert held >= min(0.8, memory.held) - 0.02, "what is remembered of the energy is not more than there was"
+        if memory.held > 0.8:
+            assert basis.shape[1] == memory.columns([0.8])[0] < len(memory.rows)
+        else:
+            assert basis.shape[1] == torch.linalg.matrix_rank(memory.rows.double())
+
+
 def test_a_layer_that_needs_more_than_its_cap_is_frozen(remembered):
     model, _, _, memories = remembered("causal", share_inputs=True)
     space = protecting_space(model, memories, 1.0, 0.1)

@@ -35,10 +35,16 @@ ENERGY = 0.9
 
 @dataclass(frozen=True)
 class BaseMemory:
-    """What general text has shown of one input: rows that stand for all of it, and the layers that read it."""
+    """What general text has shown of one input: rows that stand for it, and the layers that read it.
+
+    Attributes:
+        held: share of the energy shown that the rows hold, 0 to 1; less than all for inputs that are wider than
+            `gorp._sketch.GRAM_WIDTH`.
+    """
 
     layers: tuple[str, ...]
     rows: Tensor  # K, (n, in)
+    held: float = 1.0
 
     @property
     def width(self) -> int:
@@ -49,7 +55,11 @@ class BaseMemory:
         """How many directions hold each of some shares of the energy; from one decomposition."""
         energies = torch.linalg.svdvals(self.rows.double()).square()
         total = float(energies.sum())
-        return [energy_rank(energies, share * total) for share in shares]
+        return [energy_rank(energies, self.of_rows(share) * total) for share in shares]
+
+    def of_rows(self, share: float) -> float:
+        """What share of the rows' energy is a share of all energy, 0 to 1."""
+        return min(1.0, share / self.held)
 
 
 def remember_base(
@@ -85,9 +95,11 @@ def remember_base(
         readers.setdefault(input_read(name, linear, config), []).append(name)
     model.requires_grad_(False)
     found: dict[str, Tensor] = {}
+    energies: dict[str, Tensor] = {}
 
     def see(owner: str, seen: Tensor) -> None:
         found[owner] = sketch(found.get(owner, seen[:0]), seen)
+        energies[owner] = energies.get(owner, seen.new_zeros((), dtype=torch.float64)) + seen.double().square().sum()
 
     owners = {name: names[0] for names in readers.values() for name in names}
     reading = _Reading(model, encoder, rows, on_step or (lambda done, of: None))
@@ -101,7 +113,8 @@ def remember_base(
             raise GorpError(f"layer {names[0]} was never called on the text, so there is nothing to remember of it")
         if not bool(torch.isfinite(found[names[0]]).all()):
             raise GorpError(f"inputs of layer {names[0]} are not finite on the text; its weights may be damaged")
-        memories.append(BaseMemory(tuple(names), sketched_rows(found[names[0]])))
+        rows_kept = sketched_rows(found[names[0]])
+        memories.append(BaseMemory(tuple(names), rows_kept, _share_held(rows_kept, float(energies[names[0]]))))
     return memories
 
 
@@ -132,7 +145,7 @@ def protecting_space(
     Args:
         model: the base model, as for `remember_base`.
         memories: of `remember_base`.
-        energy: share to hold, 0 to 1.
+        energy: share to hold, 0 to 1; of an input whose rows hold less, all that they hold.
         max_share: cap of every side; a layer that needs more is frozen.
     """
     space = GradientSpace(max_share, str(getattr(model, "name_or_path", "")))
@@ -141,7 +154,7 @@ def protecting_space(
         side = Side.empty(memory.width, memory.rows.dtype)
         first, *others = memory.layers
         space.layers |= {name: LayerSpace(side) for name in memory.layers}
-        space.extend(first, memory.rows.cpu(), energy)
+        space.extend(first, memory.rows.cpu(), memory.of_rows(energy))
         for name in others:
             space.layers[name].frozen = space.layers[first].frozen
             space.layers[name].growth.append(0)
@@ -202,6 +215,12 @@ def _watched(model: nn.Module, owners: Mapping[str, str], see: Callable[[str, Te
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _share_held(rows: Tensor, energy: float) -> float:
+    """The share that rows hold of an energy; round-off is no loss."""
+    held = float(rows.double().square().sum()) / energy if energy else 1.0
+    return held if held < 1 - 1e-4 else 1.0
 
 
 @dataclass(frozen=True)

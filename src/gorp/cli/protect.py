@@ -73,8 +73,11 @@ def command(
     space = protecting_space(backbone.model, memories, energy, max_share)
     space.save(out)
     if not quiet:
-        kept = sum(side.rank for side in space.input_sides)
+        kept, least = sum(side.rank for side in space.input_sides), min(memory.held for memory in memories)
         print(f"{out}: {kept} directions of {len(space.layers)} layers, {energy:g} of the energy of each one's inputs")
+        if energy > least:
+            wide = sum(len(memory.layers) for memory in memories if energy > memory.held)
+            print(f"{wide} of them are too wide for that: what is remembered of their inputs holds {least:.2f} or more")
 
 
 def _check_share(energy: float) -> None:
