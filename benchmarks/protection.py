@@ -3,10 +3,12 @@
     python benchmarks/protection.py --model MODEL --data DIR --work FOLDER \
       --out benchmarks/performance/protection.json
 
-Standard-cl order 1 with the settings of experiments/methods_t5.yaml, once without protection and once with each energy
-share. General text is of data sets that are none of the tasks (TEXTS): training rows are protected, test rows tell the
-loss. Goals: protection leaves at most a quarter of the rise of that loss, at one point of AP at most. Runs in FOLDER go
-on where they were stopped. `--rows` and `--test-rows` make a smaller, quicker try; a LLaMA type needs `--causal`.
+Standard-cl order 1 with the settings of experiments/methods_t5.yaml, with every seed, without protection and with each
+energy share, at each multiple of the learning rates: less room wants larger steps. General text is of data sets that
+are none of the tasks (TEXTS): training rows are protected, test rows tell the loss. Goals: protection leaves at most a
+quarter of the rise of that loss, at one point of AP at most, beside the unprotected multiple whose AP is best. Runs in
+FOLDER go on where they were stopped. `--rows` and `--test-rows` make a smaller, quicker try; a LLaMA type, such as
+`pretrain_llama.py` makes, needs `--causal`.
 """
 
 from __future__ import annotations
@@ -15,8 +17,11 @@ import argparse
 import gzip
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
+from statistics import fmean
 
 from timing import Figure, tell
 
@@ -28,7 +33,6 @@ from gorp.methods.gorp import GORP
 from gorp.over_stages import over_stages, text_loss_of
 from gorp.progress import LineProgress
 from gorp.protect import protecting_space, remember_base
-from gorp.report.record import RunRecord
 from gorp.run import run_stream
 from gorp.run_config import RunConfig
 
@@ -61,7 +65,29 @@ def texts(data: Path, split: str, rows: int) -> list[str]:
     return chosen
 
 
-def configuration(options: argparse.Namespace, protect: Path | None) -> RunConfig:
+@dataclass(frozen=True)
+class Setting:
+    """How a run differs from the others: the share of the base that is protected, if any, and how fast it learns."""
+
+    share: float | None
+    rate: float
+
+    @property
+    def name(self) -> str:
+        """Of folders and lines of the table."""
+        return f"{f'{self.share:g} protected' if self.share else 'plain'}, rates x {self.rate:g}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Loss on held-out text before any task, what it rose by until after the last, and AP."""
+
+    before: float
+    rise: float
+    performance: float
+
+
+def configuration(options: argparse.Namespace, seed: int, rate: float = 1, protect: Path | None = None) -> RunConfig:
     """Of one run."""
     settings = {
         "model": options.model,
@@ -73,50 +99,56 @@ def configuration(options: argparse.Namespace, protect: Path | None) -> RunConfi
         **(LLAMA if options.causal else {}),
     }
     experiment = Experiment.read(Path(__file__).parent / "experiments" / "methods_t5.yaml")
-    overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
-    return experiment.config(Cell("gorp", "standard-cl/1", options.seed), overrides)
+    cell = Cell("gorp", "standard-cl/1", seed)
+    for key, value in experiment.config(cell).training:
+        if key in ("lr", "full_rank_lr"):
+            settings[f"training.{key}"] = rate * value
+    return experiment.config(cell, [f"{key}={json.dumps(value)}" for key, value in settings.items()])
 
 
-def protect(options: argparse.Namespace, shares: Sequence[float]) -> list[Path]:
+def protect(options: argparse.Namespace, shares: Sequence[float]) -> dict[float, Path]:
     """A space for each share, of one pass over the text; those that are there are kept."""
-    files = [options.work / f"space-{share:g}.safetensors" for share in shares]
-    if all(file.exists() for file in files):
+    files = {share: options.work / f"space-{share:g}.safetensors" for share in shares}
+    if all(file.exists() for file in files.values()):
         return files
-    config = configuration(options, None)
+    config = configuration(options, 0)
     backbone = load_backbone(options.model)
     encoder = make_encoder(backbone.model, backbone.tokenizer, TOKENS, 50)
     rows = pretraining_rows(encoder, texts(options.data, "train", options.texts), TOKENS)
     settings = GORP(config).settings(backbone.model)
     memories = remember_base(backbone.model, encoder, rows, settings, batch_size=16)
-    for share, file in zip(shares, files, strict=True):
+    for share, file in files.items():
         protecting_space(backbone.model, memories, share, float(settings.max_share or 1)).save(file)
     return files
 
 
-def rise(run: Path, held_out: Sequence[str], model: str) -> tuple[float, float]:
-    """Loss on held-out text before any task, and what it has risen by after the last."""
-    losses = list(over_stages(run, text_loss_of(held_out, TOKENS), model, last_alone=True).values())
-    return losses[0], losses[-1] - losses[0]
+def outcome(config: RunConfig, run: Path, held_out: Sequence[str]) -> Outcome:
+    """Learn, and measure."""
+    record = run_stream(config, run, progress=LineProgress())
+    losses = list(over_stages(run, text_loss_of(held_out, TOKENS), last_alone=True).values())
+    return Outcome(losses[0], losses[-1] - losses[0], float(record.summary()["AP"] or 0))
 
 
-def figures(names: Sequence[str], rises: Sequence[float], records: Sequence[RunRecord], before: float) -> list[Figure]:
-    """Rise and AP of each run, the first of them without protection, the others by name; and the goals."""
-
-    def single(what: str, value: float, goal: str = "") -> Figure:
-        return Figure(what, value, value, value, goal)
-
-    performance = [float(record.summary()["AP"] or 0) for record in records]
-    found = [
-        single("loss on held-out text before any task", before),
-        single("rise of it without protection", rises[0]),
-        single("AP without protection", performance[0]),
-    ]
-    for name, own, ap in zip(names, rises[1:], performance[1:], strict=True):
+def figures(outcomes: Mapping[Setting, Sequence[Outcome]]) -> list[Figure]:
+    """Rise and AP of every setting, over the seeds; what protection leaves of the rise and costs, by pairs of seeds."""
+    performance = {setting: fmean(run.performance for run in runs) for setting, runs in outcomes.items()}
+    plain = max((setting for setting in outcomes if not setting.share), key=performance.__getitem__)
+    found = [Figure.of("loss on held-out text before any task", [outcomes[plain][0].before])]
+    for setting, runs in outcomes.items():
         found += [
-            single(f"{name}: rise", own),
-            single(f"{name}: rise, as a share of that without", own / rises[0], "<= 0.25"),
-            single(f"{name}: AP lost", performance[0] - ap, "<= 1"),
+            Figure.of(f"{setting.name}: rise", [run.rise for run in runs]),
+            Figure.of(f"{setting.name}: AP", [run.performance for run in runs]),
         ]
+        if setting.share:
+            pairs = list(zip(outcomes[plain], runs, strict=True))
+            found += [
+                Figure.of(
+                    f"{setting.name}: share of the rise", [own.rise / bare.rise for bare, own in pairs], "<= 0.25"
+                ),
+                Figure.of(
+                    f"{setting.name}: AP lost", [bare.performance - own.performance for bare, own in pairs], "<= 1"
+                ),
+            ]
     return found
 
 
@@ -126,25 +158,25 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", type=Path, required=True, help="folder of the benchmark data")
     parser.add_argument("--work", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--energy", type=float, nargs="+", default=[0.9, 0.98])
+    parser.add_argument("--energy", type=float, nargs="+", default=[0.7, 0.9])
+    parser.add_argument("--rates", type=float, nargs="+", default=[1, 2], help="by which learning rates are multiplied")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rows", type=int, default=1000, help="training rows of a task")
     parser.add_argument("--test-rows", type=int, default=300)
     parser.add_argument("--texts", type=int, default=100, help="texts to protect, of each data set")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--causal", action="store_true", help="the model is a LLaMA type")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    held_out = texts(options.data, "test", 20)
-    records, rises = [], []
-    for space in (None, *protect(options, options.energy)):
-        run = options.work / (space.stem if space else "plain")
-        records.append(run_stream(configuration(options, space), run, progress=LineProgress()))
-        before, own = rise(run, held_out, options.model)
-        rises.append(own)
-        print(f"{run.name}: {before:.3f} {own:+.3f}", flush=True)
-    title = f"Protection of the base, {options.rows} rows a task, seed {options.seed}"
-    tell(title, figures([f"{share:g} protected" for share in options.energy], rises, records, before), options.out)
+    held_out, spaces = texts(options.data, "test", 20), protect(options, options.energy)
+    settings = [Setting(share, rate) for share in (None, *options.energy) for rate in options.rates]
+    outcomes: dict[Setting, list[Outcome]] = {setting: [] for setting in settings}
+    for seed, setting in product(options.seeds, settings):
+        config = configuration(options, seed, setting.rate, spaces[setting.share] if setting.share else None)
+        outcomes[setting].append(outcome(config, options.work / f"{setting.name}, seed {seed}", held_out))
+        print(f"{setting.name}, seed {seed}: {outcomes[setting][-1]}", flush=True)
+    title = f"Protection of the base, {options.rows} rows a task, {len(options.seeds)} seeds"
+    tell(title, figures(outcomes), options.out)
 
 
 if __name__ == "__main__":

@@ -70,6 +70,11 @@ class Figure:
     seconds: tuple[float, float] | None = None  # medians of numerator and denominator
 
     @classmethod
+    def of(cls, what: str, values: Sequence[float], goal: str = "") -> Figure:
+        """Of one value a round."""
+        return cls(what, statistics.median(values), min(values), max(values), goal)
+
+    @classmethod
     def ratio(cls, what: str, over: Sequence[float], under: Sequence[float], goal: str = "") -> Figure:
         """Of times taken in the same rounds."""
         ratios = [a / b for a, b in zip(over, under, strict=True)]

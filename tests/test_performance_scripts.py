@@ -1,14 +1,17 @@
 """The scripts that measure speed: how they time and tell; what they find is no test's business."""
 
+import gzip
 import json
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
 
 import gorp
-from gorp.report.record import RunRecord, Stage
+from gorp.backbones import load_backbone
+from gorp.run_setup import first_difference
 from gorp.tasks import Example
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -16,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import communication
 import evaluation
 import memory
+import pretrain_llama
 import protection
-import protection_tiny
 import quantized
 import refresh
 import scaling
@@ -161,23 +164,54 @@ def test_bytes_of_a_quantised_model_are_told_from_shapes():
     assert eight["stacks"] == four["stacks"] == 4 * 2 * (2 * 8) * (128 + 128)
 
 
-def test_protection_is_told_as_a_share_of_the_rise_and_in_points():
-    stages = [Stage(index=0, task="a", scores=[score]) for score in (60.0, 58.5)]
-    records = [
-        RunRecord(name="r", method="gorp", model="m", stream="s", tasks=["a"], stages=[stage]) for stage in stages
-    ]
-    told = {
-        figure.what: figure.median for figure in protection.figures(["0.9 protected"], [2.0, 0.5], records, before=4.0)
+def test_protection_is_judged_beside_the_best_that_is_unprotected():
+    slow, fast, kept = (protection.Setting(*values) for values in ((None, 1), (None, 2), (0.9, 2)))
+    outcomes = {
+        slow: [protection.Outcome(4.0, 2.0, 60.0), protection.Outcome(4.0, 1.0, 62.0)],
+        fast: [protection.Outcome(4.0, 9.0, 50.0), protection.Outcome(4.0, 9.0, 71.0)],
+        kept: [protection.Outcome(4.0, 0.5, 58.5), protection.Outcome(4.0, 0.5, 62.0)],
     }
-    assert told["0.9 protected: rise, as a share of that without"] == 0.25
-    assert told["0.9 protected: AP lost"] == 1.5
+    told = {figure.what: figure for figure in protection.figures(outcomes)}
+    shares, lost = (told[f"0.9 protected, rates x 2: {what}"] for what in ("share of the rise", "AP lost"))
+    assert (shares.lowest, shares.median, shares.highest) == (0.25, 0.375, 0.5)
+    assert (lost.lowest, lost.median, lost.highest) == (0.0, 0.75, 1.5)
 
 
-def test_a_tiny_llama_is_pretrained_protected_and_taught(tmp_path, monkeypatch):
-    chosen = {name: protection_tiny.RUNS[name] for name in ("plain", "protected")}
-    monkeypatch.setattr(protection_tiny, "RUNS", chosen)
-    figures = protection_tiny.measure(tmp_path, steps=4, train_rows=8, test_rows=2)
-    told = {figure.what: figure.median for figure in figures}
-    assert 2 < told["loss on held-out text before any task"] < 4, "of 24 words and a few more, hardly learnt"
-    assert "protected: rise, as a share of that without" in told
-    assert (tmp_path / "protected" / "record.json").exists()
+def test_protection_runs_differ_in_what_they_say(tmp_path):
+    options = Namespace(model="t5-tiny", data=tmp_path, rows=10, test_rows=5, causal=False)
+    plain, fast = (protection.configuration(options, 1, rate) for rate in (1, 2))
+    assert (fast.training.lr, fast.training.full_rank_lr) == (2 * plain.training.lr, 2 * plain.training.full_rank_lr)
+    kept = protection.configuration(options, 1, 1, tmp_path / "s.safetensors")
+    assert first_difference(kept, plain) == f"protect = None, not {str(tmp_path / 's.safetensors')!r}"
+    causal = protection.configuration(Namespace(**{**vars(options), "causal": True}), 1)
+    assert list(causal.gorp.full_rank_targets) == ["mlp.gate_proj"]
+
+
+def test_a_llama_is_pretrained_on_running_text(tmp_path, monkeypatch):
+    folder = tmp_path / "data" / "set" / "one"
+    folder.mkdir(parents=True)
+    with gzip.open(folder / "train.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps({"text": f"text {number} of a set that is small"}) + "\n" for number in range(40))
+    monkeypatch.setattr(pretrain_llama, "LENGTH", 16)
+    source = load_backbone("t5-tiny").tokenizer
+    source.save_pretrained(tmp_path / "t5")
+    command = [
+        "x",
+        "--data",
+        tmp_path / "data",
+        "--tokenizer",
+        tmp_path / "t5",
+        "--out",
+        tmp_path / "llama",
+        "--steps",
+        "2",
+    ]
+    monkeypatch.setattr("sys.argv", [str(word) for word in command])
+    pretrain_llama.main()
+    made = load_backbone(str(tmp_path / "llama"))
+    end = made.tokenizer.eos_token_id
+    assert made.kind == "causal"
+    ids = made.tokenizer("text 7")["input_ids"]
+    assert ids[0] == end, "a text opens with the token that parts texts"
+    assert ids.count(end) == 1, "and is not closed"
+    assert made.tokenizer.decode(ids, skip_special_tokens=True).strip() == "text 7"
