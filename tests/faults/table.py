@@ -3,6 +3,7 @@
 A run that is disturbed goes on to the identical record, or stops with one clear message and the last good state intact:
 the same command, once the cause is gone, ends in the identical record. Where the table says ``-``:
 
+- SIGTERM ends what is done in an instant (rollback, retract, export) as it ends any program; a run saves and says so.
 - disk full: no file is written at that moment, and whatever is next has a row of its own.
 - read-only: likewise, but for two moments that show that the next file is then refused.
 - clock jumps last until the run ends; two processes meet anywhere between two files: a few moments stand for all.
@@ -15,7 +16,6 @@ the same command, once the cause is gone, ends in the identical record. Where th
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import signal
 import subprocess
@@ -28,6 +28,7 @@ from pathlib import Path
 from faults import disturbances as do
 from faults import hindered
 from faults.child import Inject, gorp, warm_up
+from faults.damage import CHANGES, cut, flip
 from faults.hindered import assert_stopped
 from faults.moments import (
     AT_START,
@@ -136,16 +137,12 @@ class Table:
         for steps in SKIPPED.values():
             self.run.run(copy(self.plain.first, self._skipping(steps)), do.spoil_loss(math.nan, steps))
             self.run.finish(self._skipping(steps))
-        self._give_back(copy(self.plain.first, self.retracting.before))
+        given_back = copy(self.plain.first, self.retracting.before)  # something that a roll-back may lose, too
+        assert gorp(["retract", str(given_back), "colour"]).code == 0
         self.run.finish(self.retracting.before)
         for work in (self.retracting, self.rolling_back, self.putting_back, self.exporting):
             work.make()
             warm_up(work.arguments(copy(work.before, self.folder / f"warm-{work.name}")))
-
-    @staticmethod
-    def _give_back(run: Path) -> None:
-        """Retract the first task, so that the run has something to lose of that, too."""
-        assert gorp(["retract", str(run), "colour"]).code == 0
 
     def cells(self) -> Iterator[Cell]:
         """All of them, in the order of the table."""
@@ -342,50 +339,6 @@ LEAN: dict[str, tuple[Inject | None, tuple[str, ...]]] = {
     "rank-deficient gradients": (do.one_row, ()),
     "a full space": (None, ("gorp.max_share=0.1",)),
     "a space without room": (None, ("gorp.max_share=0.01",)),
-}
-
-
-def flip(place: int, path: Path) -> None:
-    """Turn over a bit of a file."""
-    content = bytearray(path.read_bytes())
-    content[place] ^= 1 << place % 8
-    path.write_bytes(content)
-
-
-def cut(share: float, path: Path) -> None:
-    """Leave so much of a file."""
-    os.truncate(path, int(share * path.stat().st_size))
-
-
-def _edit(name: str, old: str, new: str) -> Callable[[TinyRun], None]:
-    def change(run: TinyRun) -> None:
-        path = run.folder / name
-        text = path.read_text()
-        assert old in text, f"{name} has no {old!r}"
-        path.write_text(text.replace(old, new))
-
-    return change
-
-
-def _another_model(run: TinyRun) -> None:
-    """One bit of one weight."""
-    path = run.model / "model.safetensors"
-    flip(path.stat().st_size - 5, path)
-
-
-CHANGES: dict[str, Callable[[TinyRun], None]] = {
-    "a training row changed": _edit("data/animal-train.jsonl", "red", "green"),
-    "a test row changed": _edit("data/colour-test.jsonl", '"text": "', '"text": "big '),
-    "a row of an unseen task changed": _edit("data/act-test.jsonl", '"text": "', '"text": "big '),
-    "a data file gone": lambda run: (run.data / "animal-train.jsonl").unlink(),
-    "a label added": _edit("data/stream.yaml", "labels: [cat,", "labels: [fish, cat,"),
-    "an instruction changed": _edit("data/stream.yaml", "What animal", "Which animal"),
-    "another base model": _another_model,
-    "another tokenizer": _edit("model/tokenizer.json", '"cat"', '"cow"'),
-    "another setting of the model": _edit(
-        "model/config.json", '"layer_norm_epsilon": 1e-06', '"layer_norm_epsilon": 0.1'
-    ),
-    "another setting of the run": _edit("run.yaml", "lr: 0.01", "lr: 0.02"),
 }
 
 
