@@ -41,7 +41,7 @@ docs: $(VENV)/.docs  ## the docs site, in build/site; broken links and anchors a
 fuzz: $(VENV)/.dev  ## ten thousand configs, rows, spaces and run folders that may be anything; about six minutes
 	GORP_FUZZ=$${GORP_FUZZ:-10000} OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz
 
-faults: $(VENV)/.dev  ## every fault at every moment of a run, as a table; about five minutes on two cores
+faults: $(VENV)/.dev  ## every fault at every moment of a run, as a table; about six minutes on two cores
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m faults $(FAULTS_ARGS)
 
 faults-nightly: $(VENV)/.dev  ## 200 random kills over a run of five tasks

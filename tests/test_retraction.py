@@ -208,8 +208,6 @@ def test_rolling_to_where_the_run_stands_undoes_it(run, tmp_path, assert_same_ru
     assert (path / "task-02-animal" / "retracted-01").exists()
     folder = RunFolder(path)
     assert folder.record().retracted == ["animal"]
-    with pytest.raises(InputError, match="no task 'animal' is protected"):
-        retracted(path)
     with folder.locked():
         roll_back(folder, "animal")
     assert folder.record().retracted == []
@@ -218,13 +216,27 @@ def test_rolling_to_where_the_run_stands_undoes_it(run, tmp_path, assert_same_ru
     assert (path / "gradient_space.safetensors").read_bytes() == (run / "gradient_space.safetensors").read_bytes()
 
 
+def test_the_same_again_does_nothing_until_something_else_happens(run, tasks, tmp_path):
+    path = shutil.copytree(run, tmp_path / "run")
+    first = retracted(path)
+    before = (path / "state.json").read_bytes()
+    again = retracted(path)
+    assert (again.repeated, again.layers, again.after) == (True, {}, first.after)
+    assert again.note == "its directions were given back before"
+    assert (path / "state.json").read_bytes() == before
+    learn(path, tasks[2])
+    with pytest.raises(InputError, match="no task 'animal' is protected"):
+        retracted(path)
+
+
 def test_a_later_task_that_is_rolled_back_leaves_it_retracted(run, tasks, tmp_path):
     path = shutil.copytree(run, tmp_path / "run")
     retracted(path)
     learn(path, tasks[2])
     folder = RunFolder(path)
     with folder.locked():
-        roll_back(folder, "animal")
+        for _ in range(2):  # the second time as whoever cannot know whether the first one came to its end
+            roll_back(folder, "animal")
     assert RunFolder(path).stage_files().space.retracted == folder.record().retracted == ["animal"]
 
 

@@ -169,6 +169,26 @@ def test_a_kill_at_any_instant_leaves_the_old_run_or_the_new_one(days, tmp_path,
     assert instant > 8
 
 
+def test_the_way_back_that_a_crash_left_goes_once_there_is_nothing_to_put_back(days, tmp_path, monkeypatch):
+    """Before the state says that the run is rolled back, and after it says that all is put back."""
+    run = shutil.copytree(days[1][0], tmp_path / "run")
+    for to in ("colour", "animal"):
+        with monkeypatch.context() as patch:
+            patch.setattr(RunFolder, "restate", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                turn(run, to)
+        with RunFolder(run).locked():
+            assert (run / "rolled_back.json").exists() == (to == "animal")
+        turn(run, "colour")
+    with monkeypatch.context() as patch:
+        patch.setattr("gorp.run_folder.drop_idle_timeline", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            turn(run, "animal")
+    assert (run / "rolled_back.json").exists()
+    turn(run, "animal")
+    assert not (run / "rolled_back.json").exists()
+
+
 @pytest.mark.parametrize(
     "file", ["after/weights.safetensors", "after/inputs.safetensors", "after/scores.safetensors", "test.jsonl"]
 )

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +18,7 @@ from torch import Tensor, nn
 
 from gorp.checksums import CHECKSUMS, checksums_of, verify
 from gorp.errors import GorpError, InputError
-from gorp.files import read_json, sync, write_text_atomically
+from gorp.files import read_json, replace_folder, sync, write_text_atomically
 
 FORMAT_VERSION = 1
 _SAMPLED_ELEMENTS = 65536
@@ -127,9 +125,7 @@ def publish_folder(unfinished: Path, final: Path) -> None:
         for file in unfinished.rglob("*"):
             sync(file)
         sync(unfinished)
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(unfinished, final)
-        sync(final.parent)
+        replace_folder(unfinished, final)
     except OSError as error:
         raise GorpError(f"cannot write {final}: {error.strerror or error}") from error
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from gorp.checkpoint import publish_folder
 from gorp.checksums import CHECKSUMS
 from gorp.errors import GorpError, InputError
-from gorp.files import read_json
+from gorp.files import locked, read_json
 from gorp.run_folder import RunFolder
 
 MARKER = "gorp_export.json"
@@ -66,17 +66,20 @@ def new_export(out: Path, told: Mapping[str, Any]) -> Iterator[Path]:
     """A folder to be filled, which then takes the place of ``out``, marked with what is ``told`` of it.
 
     Raises:
+        BusyError: another process writes an export there.
         GorpError: the disk refuses; nothing new is left, and what stood there is untouched.
     """
-    unfinished = out.with_name(f".{out.name}.unfinished")
-    try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        yield unfinished
-        files = sorted(entry.name for entry in unfinished.iterdir())
-        (unfinished / MARKER).write_text(json.dumps({**told, "files": files}, indent=1) + "\n", encoding="utf-8")
-        publish_folder(unfinished, out)
-    except (OSError, SafetensorError) as error:
-        raise GorpError(f"cannot write {out}: {error}; what stood there before is untouched") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    beside = out.with_name(f".{out.name}.unfinished")
+    unfinished = beside / "export"
+    with locked(beside / "lock", "writes an export"):
+        try:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir()
+            yield unfinished
+            files = sorted(entry.name for entry in unfinished.iterdir())
+            (unfinished / MARKER).write_text(json.dumps({**told, "files": files}, indent=1) + "\n", encoding="utf-8")
+            publish_folder(unfinished, out)
+        except (OSError, SafetensorError) as error:
+            raise GorpError(f"cannot write {out}: {error}; what stood there before is untouched") from error
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)

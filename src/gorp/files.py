@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import json
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +18,8 @@ import yaml
 
 from gorp.errors import BusyError, GorpError, InputError
 from gorp.parsing import parse_json, parse_yaml
+
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE, of Linux
 
 
 def read_json(path: Path, kind: str = "file") -> Any:
@@ -98,6 +103,46 @@ def write_bytes_atomically(path: str | os.PathLike[str], content: bytes) -> Path
                 temporary.unlink()
         raise GorpError(f"cannot write {target}: {error.strerror or error}") from error
     return target
+
+
+def replace_folder(new: Path, place: Path) -> None:
+    """Rename a folder to ``place``; what stood there is whole until that moment, and then removed.
+
+    Where the kernel cannot exchange two names in one step, there is an instant at which nothing stands there, and what
+    did is beside ``new``, under its name and ``.old``. What is removed has the name ``new`` or that one meanwhile.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    if not place.exists():
+        os.replace(new, place)
+        sync(place.parent)
+        return
+    old = new
+    if not _exchange(new, place):
+        old = new.with_name(f"{new.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(place, old)
+        os.replace(new, place)
+    sync(place.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Whether two names were exchanged in one step: Linux, where the file system can.
+
+    Raises:
+        OSError: it can, and refuses.
+    """
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    if not rename(_HERE, os.fsencode(one.absolute()), _HERE, os.fsencode(other.absolute()), _EXCHANGE):
+        return True
+    if (number := ctypes.get_errno()) in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+        return False
+    raise OSError(number, os.strerror(number), str(other))
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from gorp.errors import InputError, nearest
 from gorp.events import Event, EventKind
 from gorp.run_folder import RECORD, RunFolder, by_first_rank
 from gorp.run_state import RunState, task_folder
-from gorp.timeline import TIMELINE, Timeline, read_timeline, write_timeline
+from gorp.timeline import Timeline, read_timeline, write_timeline
 
 
 @by_first_rank
@@ -17,7 +17,8 @@ def roll_back(folder: RunFolder, to: str, note: str = "") -> None:
     """Make a run what it was when a task had just been learnt; the later tasks are no longer known.
 
     They may be put back, by rolling to one of them, until something else is learnt. A task in flight and tasks that
-    wait are dropped likewise. To roll to where the run stands undoes what was retracted there, or does nothing.
+    wait are dropped likewise. To roll to where the run stands undoes what was retracted there, but for a run that was
+    just rolled to it: the same again does nothing, so that a roll-back which was ended may be repeated.
 
     Args:
         folder: the run's, locked by the caller.
@@ -38,7 +39,7 @@ def roll_back(folder: RunFolder, to: str, note: str = "") -> None:
     _verify(folder, whole, stages[to])
     forward = stages[to] > before.stages
     target = _as_it_was(whole.state, stages[to], with_waiting=forward and stages[to] == whole.state.stages)
-    undone = {before.stages} if stages[to] == before.stages else set()
+    undone = {before.stages} if stages[to] == before.stages and not _just_rolled(before, to) else set()
     spaces = {**whole.state.spaces, **before.spaces}
     target.spaces = {at: space for at, space in spaces.items() if at <= stages[to] and at not in undone}
     if replace(target, events=before.events) == before:
@@ -48,8 +49,6 @@ def roll_back(folder: RunFolder, to: str, note: str = "") -> None:
     whole.record.save(folder.path / RECORD)  # before the state: it is cut to what the state says, never lengthened
     kind: EventKind = "put back" if forward else "rolled back"
     folder.restate(replace(target, events=[*before.events, Event.now(kind, to, stages[to], note=note)]))
-    if target.tasks == whole.state.tasks:
-        (folder.path / TIMELINE).unlink(missing_ok=True)
 
 
 @by_first_rank
@@ -79,6 +78,11 @@ def _as_it_was(state: RunState, stages: int, with_waiting: bool) -> RunState:
         flight=None,
         spaces={at: space for at, space in state.spaces.items() if at <= stages},
     )
+
+
+def _just_rolled(state: RunState, to: str) -> bool:
+    """Whether the last that happened to the run is that it was rolled to this task."""
+    return any(event.kind in ("rolled back", "put back") and event.task == to for event in state.events[-1:])
 
 
 def _verify(folder: RunFolder, whole: Timeline, stages: int) -> None:

@@ -45,7 +45,7 @@ from gorp.run_state import KnownTask, RunState, read_state, state_of, task_folde
 from gorp.saved_rows import read_rows, write_rows
 from gorp.space import GradientSpace
 from gorp.tasks import Task
-from gorp.timeline import forget_timeline, has_timeline
+from gorp.timeline import drop_idle_timeline, forget_timeline, has_timeline
 
 STATE, CONFIG, RECORD, SPACE = "state.json", "config.yaml", "record.json", "gradient_space.safetensors"
 ENVIRONMENT = "environment.json"
@@ -290,9 +290,10 @@ class RunFolder:
             return
         for unnamed in [*self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp")]:
             unnamed.unlink(missing_ok=True)
-        for leftover in [*self.path.glob("task-*/step-*"), *self.path.glob(f"task-*/{_UNFINISHED}")]:
+        for leftover in [*self.path.glob("task-*/step-*"), *self.path.glob(f"task-*/{_UNFINISHED}*")]:
             if leftover.relative_to(self.path).as_posix() != self.state.flight:
                 shutil.rmtree(leftover, ignore_errors=True)
+        drop_idle_timeline(self.path, self.state)
         for leftover in self.path.glob("task-*/retracted-*") if not has_timeline(self.path) else ():
             if leftover.relative_to(self.path).as_posix() not in self.state.spaces.values():
                 shutil.rmtree(leftover, ignore_errors=True)

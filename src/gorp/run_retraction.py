@@ -17,15 +17,19 @@ class Retraction:
     Attributes:
         layers: by name.
         before, after: per task that stays, the share of the energy of its held-out inputs that is covered.
+        repeated: whether it was done before, so that nothing was left to do.
     """
 
     layers: dict[str, Retracted]
     before: dict[str, float]
     after: dict[str, float]
+    repeated: bool = False
 
     @property
     def note(self) -> str:
         """In words, for the record."""
+        if self.repeated:
+            return "its directions were given back before"
         freed, wanted = self._count("freed"), self._count("wanted")
         return f"{freed} of {wanted} directions given back"
 
@@ -35,6 +39,8 @@ class Retraction:
 
 def retract_task(folder: RunFolder, task: str, tolerance: float = 0.01) -> Retraction:
     """Give back what a task of a run took in its gradient space; weights stay as they are.
+
+    If that is the last that happened to the run, nothing is done: a retraction which was ended may be repeated.
 
     Args:
         folder: the run's, locked by the caller.
@@ -52,6 +58,8 @@ def retract_task(folder: RunFolder, task: str, tolerance: float = 0.01) -> Retra
     energy = float(config.options.get("energy", config.gorp.energy))
     inputs = {name: layers for name, layers in folder.inputs().items() if name not in (task, *files.space.retracted)}
     before = covered(files.space, inputs)
+    if any(event.kind == "retracted" and event.task == task for event in state.events[-1:]):
+        return Retraction({}, before, before, repeated=True)
     try:
         layers = retract(files.space, task, energy, tolerance)
     except InputError as error:

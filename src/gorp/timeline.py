@@ -70,6 +70,13 @@ def write_timeline(run: Path, timeline: Timeline) -> None:
     write_json(run / TIMELINE, sealed(content))
 
 
+def drop_idle_timeline(run: Path, state: RunState) -> None:
+    """Remove it if the run stands where it stood then, so that there is nothing to put back; a crash leaves such."""
+    timeline = read_timeline(run)
+    if timeline is not None and (timeline.state.tasks, timeline.state.stages) == (state.tasks, state.stages):
+        (run / TIMELINE).unlink()
+
+
 def forget_timeline(run: Path, state: RunState) -> None:
     """Remove what may be put back, with the folders that nothing else names; something else is about to be learnt."""
     timeline = read_timeline(run)

@@ -47,6 +47,8 @@ def test_undoing_from_the_command_line(gorp, finished, tmp_path):
     code, out, _ = gorp("retract", run, "act")
     assert code == 0
     assert "directions given back; it is protected no more" in out
+    code, out, _ = gorp("retract", run, "act")
+    assert (code, "its directions were given back before; it is protected no more" in out) == (0, True)
     assert "no longer wanted: act" in gorp("inspect", run)[1]
     assert "retracted 'act'" in gorp("history", run)[1]
     assert "no longer wanted" in (run / "report.html").read_text()

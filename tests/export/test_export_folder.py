@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from gorp import ContinualLearner, checkpoint
+from gorp import ContinualLearner, checkpoint, files
 from gorp.backbones import load_backbone
-from gorp.errors import GorpError, InputError
+from gorp.checksums import verify_folder
+from gorp.errors import BusyError, GorpError, InputError
 from gorp.export import export_run
-from gorp.export_folder import MARKER
+from gorp.export_folder import MARKER, new_export
 from gorp.run_config import RunConfig
 
 
@@ -36,6 +38,32 @@ def test_a_full_disk_leaves_what_was_there(run, tmp_path, monkeypatch):
         export_run(folder, out, to="colour")
     assert list(tmp_path.iterdir()) == [out]
     assert {path: path.read_bytes() for path in out.rglob("*")} == before
+
+
+def test_what_stood_there_is_whole_until_it_is_replaced(run, tmp_path, monkeypatch):
+    """Whether or not the kernel can exchange two names: an export that is ended as it removes the old one is whole."""
+    out, folder = tmp_path / "out", run("causal")
+    for kernel in ("exchanges", "does not"):
+        shutil.rmtree(out, ignore_errors=True)
+        export_run(folder, out, to="colour")
+        with monkeypatch.context() as patch:
+            if kernel == "does not":
+                patch.setattr(files, "_exchange", lambda *_: False)
+            patch.setattr(files, "sync", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                export_run(folder, out)
+        assert "animal" in json.loads((out / MARKER).read_text())["learnt"]
+        verify_folder(out)
+        assert list(tmp_path.iterdir()) == [out]
+
+
+def test_two_exports_to_one_place_do_not_meet(run, tmp_path):
+    out, folder = tmp_path / "out", run("causal")
+    with new_export(out, {}) as unfinished:
+        (unfinished / "kept").write_text("kept")
+        with pytest.raises(BusyError, match=r"process .* writes an export; wait for it"):
+            export_run(folder, out)
+    assert (out / "kept").read_text() == "kept"
 
 
 def test_an_export_takes_the_place_of_one_of_the_same_run_alone(run, tmp_path):

@@ -9,6 +9,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable
+from datetime import datetime, tzinfo
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -29,6 +30,24 @@ def send(number: signal.Signals) -> Inject:
 
 def _send(number: signal.Signals) -> None:
     os.kill(os.getpid(), number)
+
+
+def both(first: Inject | None, second: Inject | None) -> None:
+    """Disturb a child in two ways."""
+    for inject in (first, second):
+        if inject:
+            inject()
+
+
+def stop_clock() -> None:
+    """Whatever happens to a run happens at the same time, by its history."""
+
+    class Stopped(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime(2026, 1, 1, tzinfo=tz)
+
+    patch("gorp.events:datetime", lambda _: Stopped)
 
 
 def jump_clocks() -> None:

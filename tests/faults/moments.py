@@ -107,25 +107,24 @@ def renamed(name: str, count: int, label: str) -> Moment:
     return Moment(label, _when("os:replace", lambda _, target: Path(target).name == name, count, after=True))
 
 
-def tensors(name: str, count: int, module: str = "gorp.checkpoint", label: str = "") -> Moment:
-    """A safetensors file: caught half written."""
-    target = f"{module}:save_file"
+def tensors(name: str, count: int, target: str = "gorp.checkpoint:save_file", label: str = "") -> Moment:
+    """A safetensors file, which a function writes: caught half written."""
 
-    def meant(_: object, path: Any, *rest: object) -> bool:
+    def meant(_: object, path: Any, *rest: object, **named: object) -> bool:
         return Path(path).name in (name, f".{name}.tmp")
 
     def halved(act: Inject) -> None:
         def wrap(save_file: Callable[..., Any]) -> Callable[..., Any]:
             seen = 0
 
-            def wrapped(content: Any, path: Any, *args: Any) -> None:
+            def wrapped(content: Any, path: Any, *args: Any, **named: Any) -> None:
                 nonlocal seen
-                save_file(content, path, *args)
+                save_file(content, path, *args, **named)
                 seen += meant(content, path)
                 if meant(content, path) and seen == count:
                     os.truncate(path, os.path.getsize(path) // 2)
                     act()
-                    save_file(content, path, *args)
+                    save_file(content, path, *args, **named)
 
             return wrapped
 
@@ -157,6 +156,13 @@ def plain_text(name: str, count: int, label: str) -> Moment:
     return Moment(label, halved, _when("pathlib:Path.write_text", lambda path, *_: path.name == name, count))
 
 
+def call(target: str, label: str, meant: Callable[..., bool] = lambda *_: True) -> Moment:
+    """A function that writes: caught before it has, and once it has."""
+    return Moment(label, _when(target, meant, 1, after=True), _when(target, meant, 1))
+
+
+SPACE_WRITER = "gorp.space:save_file"
+
 #: Of a run that begins; of one that has learnt its first task of six steps, saved every two, and has a past to lose.
 AT_START = [
     Moment("model loading", at_call("gorp.backbones:AutoTokenizer.from_pretrained")),
@@ -181,7 +187,7 @@ IN_SECOND_TASK = [
     tensors("weights.safetensors", 1),
     tensors("method.safetensors", 1),
     tensors("inputs.safetensors", 1),
-    tensors("gradient_space.safetensors", 1, "gorp.space"),
+    tensors("gradient_space.safetensors", 1, SPACE_WRITER),
     plain_text("checksums.json", 4, "stage's checksums"),
     renamed("after", 1, "stage saved, not named"),
     text("record.json", 1, "record, stage finished"),
@@ -190,4 +196,51 @@ IN_SECOND_TASK = [
     renamed("gradient_space.safetensors", 2, "space at the top"),
     Moment("report", at_call("gorp.report.html:render_report")),
     text("report.html", 1),
+]
+
+#: Of what is done to a finished run.
+_OPENED = Moment("opened", at_call("gorp.run_folder:RunFolder.locked"))
+_AT_THE_TOP = call("shutil:copyfile", "space at the top")
+RETRACTING = [
+    _OPENED,
+    Moment("directions chosen", at_call("gorp.retraction:removable", 5)),
+    tensors("gradient_space.safetensors", 1, SPACE_WRITER),
+    plain_text("checksums.json", 1, "space's checksums"),
+    renamed("retracted-02", 1, "space saved, not named"),
+    text("state.json", 1),
+    renamed("state.json", 1, "space named"),
+    text("record.json", 1),
+    _AT_THE_TOP,
+    text("report.html", 1),
+]
+ROLLING_BACK = [
+    _OPENED,
+    Moment("files verified", at_call("gorp.checksums:verify", 4)),
+    text("rolled_back.json", 1),
+    text("record.json", 1, "record, whole"),
+    text("state.json", 1),
+    renamed("state.json", 1, "state named"),
+    text("record.json", 2, "record, cut"),
+    _AT_THE_TOP,
+    text("report.html", 1),
+]
+PUTTING_BACK = [
+    text("record.json", 1, "record, whole"),
+    text("state.json", 1),
+    renamed("state.json", 1, "state named"),
+    call("pathlib:Path.unlink", "way back removed", lambda path, **_: path.name == "rolled_back.json"),
+    _AT_THE_TOP,
+    text("report.html", 1),
+]
+#: Of an export that takes the place of an earlier one.
+EXPORTING = [
+    Moment("model loading", at_call("gorp.backbones:AutoTokenizer.from_pretrained")),
+    tensors("model.safetensors", 1, "transformers.modeling_utils:safe_save_file"),
+    call("gorp.export:add_base_files", "tokenizer"),
+    tensors("gradient_space.safetensors", 1, SPACE_WRITER),
+    plain_text("README.md", 1, "model card"),
+    plain_text("gorp_export.json", 1, "gorp_export.json"),
+    plain_text("checksums.json", 1, "checksums"),
+    Moment("whole, not in its place", at_call("gorp.checkpoint:replace_folder")),
+    Moment("amid the removal of the earlier one", at_call("os:unlink", 3)),
 ]

@@ -3,6 +3,7 @@
 A run that is disturbed goes on to the identical record, or stops with one clear message and the last good state intact:
 the same command, once the cause is gone, ends in the identical record. Where the table says ``-``:
 
+- SIGTERM ends what is done in an instant (rollback, retract, export) as it ends any program; a run saves and says so.
 - disk full: no file is written at that moment, and whatever is next has a row of its own.
 - read-only: likewise, but for two moments that show that the next file is then refused.
 - clock jumps last until the run ends; two processes meet anywhere between two files: a few moments stand for all.
@@ -15,21 +16,34 @@ the same command, once the cause is gone, ends in the identical record. Where th
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from faults import disturbances as do
-from faults.child import Inject, Outcome
-from faults.moments import AT_START, IN_SECOND_TASK, Moment, at_call, renamed
+from faults import hindered
+from faults.child import Inject, gorp, warm_up
+from faults.damage import CHANGES, cut, flip
+from faults.hindered import assert_stopped
+from faults.moments import (
+    AT_START,
+    EXPORTING,
+    IN_SECOND_TASK,
+    PUTTING_BACK,
+    RETRACTING,
+    ROLLING_BACK,
+    Moment,
+    at_call,
+    renamed,
+)
 from faults.tiny_run import TinyRun, assert_finite, assert_identical, copy, tree
 from faults.together import MODES, RANKS, finish_together, run_together
+from faults.works import Exporting, Running, Undoing, Work
 from gorp.report.record import RunRecord
 
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "Ctrl-C": signal.SIGINT}
@@ -79,7 +93,7 @@ class Undisturbed:
     def make(self, run: TinyRun) -> None:
         """Run, stop after the first task, go on from a copy of that."""
         stop = partial(FIRST_TASK_LEARNT, do.send(signal.SIGKILL))
-        outcome = run.run(self.first, partial(both, self.inject, stop), *self.settings)
+        outcome = run.run(self.first, partial(do.both, self.inject, stop), *self.settings)
         assert outcome.code == -signal.SIGKILL, f"the first task was never learnt: {outcome}"
         run.finish(copy(self.first, self.whole), self.inject, *self.settings)
 
@@ -97,6 +111,19 @@ class Table:
         self.plain = Undisturbed(folder / "plain")
         self.lean = {name: Undisturbed(folder / name, *how) for name, how in LEAN.items()}
         self.stopped = folder / "stopped"
+        self.running = Running(run, self.plain.first, self.plain.whole)
+        self.retracting = Undoing(run, "retract", "retract", ("animal",), folder / "retract", folder / "given-back")
+        retracted = self.retracting.after
+        self.rolling_back = Undoing(run, "rollback", "rollback", ("--to", "colour"), folder / "rollback", retracted)
+        rolled = self.rolling_back.after
+        self.putting_back = Undoing(run, "put back", "rollback", ("--to", "animal"), folder / "put-back", rolled)
+        self.exporting = Exporting(self.plain.whole, folder / "export", "colour")
+        self.done_to_runs: dict[Work, list[Moment]] = {
+            self.retracting: RETRACTING,
+            self.rolling_back: ROLLING_BACK,
+            self.putting_back: PUTTING_BACK,
+            self.exporting: EXPORTING,
+        }
 
     def prepare(self) -> None:
         """Make the undisturbed runs, and one that stands in its second task."""
@@ -110,19 +137,22 @@ class Table:
         for steps in SKIPPED.values():
             self.run.run(copy(self.plain.first, self._skipping(steps)), do.spoil_loss(math.nan, steps))
             self.run.finish(self._skipping(steps))
+        given_back = copy(self.plain.first, self.retracting.before)  # something that a roll-back may lose, too
+        assert gorp(["retract", str(given_back), "colour"]).code == 0
+        self.run.finish(self.retracting.before)
+        for work in (self.retracting, self.rolling_back, self.putting_back, self.exporting):
+            work.make()
+            warm_up(work.arguments(copy(work.before, self.folder / f"warm-{work.name}")))
 
     def cells(self) -> Iterator[Cell]:
         """All of them, in the order of the table."""
-        for moment in (*AT_START, *IN_SECOND_TASK):
-            for name, number in SIGNALS.items():
-                yield Cell(moment.name, name, partial(self._signal, moment, number))
-            if moment.writes:
-                yield Cell(moment.name, "disk full", partial(self._disk_full, moment))
-            if moment.writes or moment.name in ("task start", "evaluation"):
-                yield Cell(moment.name, "read-only", partial(self._read_only, moment))
-            if not moment.writes or moment.name == "flight.safetensors":
-                yield Cell(moment.name, "clock jumps", partial(self._clock, moment))
-                yield Cell(moment.name, "two processes", partial(self._two_processes, moment))
+        yield from self._hindered(self.running, (*AT_START, *IN_SECOND_TASK))
+        for moment in (moment for moment in IN_SECOND_TASK if moment.name in ("flight.safetensors", "evaluation")):
+            for undoing in (self.rolling_back, self.retracting):
+                met = partial(hindered.two_at_once, self.running, moment, undoing)
+                yield Cell(moment.name, f"{undoing.name} meanwhile", met)
+        for work, moments in self.done_to_runs.items():
+            yield from self._hindered(work, moments)
         for file in self._files():
             for damage in DAMAGES:
                 yield Cell(file, damage, partial(self._damage, file, damage))
@@ -149,86 +179,30 @@ class Table:
         for kilobytes in DISKS:
             yield Cell(f"disk of {kilobytes} kB", "as it fills", partial(self._small_disk, kilobytes))
 
+    @staticmethod
+    def _hindered(work: Work, moments: Iterable[Moment]) -> Iterator[Cell]:
+        """A command at each of its moments: ended, hindered, met by another of its like."""
+        for moment in moments:
+            row = f"{work.name}, {moment.name}" if work.name else moment.name
+            for name, number in SIGNALS.items():
+                yield Cell(row, name, partial(hindered.ended, work, moment, number))
+            if moment.writes:
+                yield Cell(row, "disk full", partial(hindered.on_full_disk, work, moment))
+            if moment.writes or moment.name in ("task start", "evaluation"):
+                yield Cell(row, "read-only", partial(hindered.read_only, work, moment))
+            if not moment.writes or moment.name == "flight.safetensors":
+                yield Cell(row, "clock jumps", partial(hindered.with_jumping_clocks, work, moment))
+                yield Cell(row, "two processes", partial(hindered.two_at_once, work, moment, work))
+
     def _together(self, mode: str) -> Path:
         return self.folder / f"together-{mode}"
 
     def _skipping(self, steps: range) -> Path:
         return self.folder / f"skipping-{steps.start}-{steps.stop}"
 
-    def _begin(self, moment: Moment, out: Path) -> None:
-        """Take up the run where the moment is still to come."""
-        if moment in IN_SECOND_TASK:
-            copy(self.plain.first, out)
-
     def _assert_as_undisturbed(self, out: Path) -> None:
         self.run.finish(out)
         assert_identical(out, self.plain.whole)
-
-    # a run is ended or hindered at a moment
-
-    def _signal(self, moment: Moment, number: signal.Signals, out: Path) -> str:
-        self._begin(moment, out)
-        outcome = self.run.run(out, partial(moment.arm, do.send(number)))
-        if number == signal.SIGKILL:
-            assert outcome.code == -signal.SIGKILL, f"{moment.name} never came: ended with {outcome.code}"
-        else:
-            said = "interrupted" if number == signal.SIGINT else "stopped by SIGTERM"
-            self._assert_stopped(outcome, 130 if number == signal.SIGINT else 0, said)
-            self._assert_nothing_lost(moment, out)
-        self._assert_as_undisturbed(out)
-        return "identical"
-
-    @staticmethod
-    def _assert_nothing_lost(moment: Moment, out: Path) -> None:
-        """A signal amid a step lets it end and be saved, though it is not one that is saved by its number."""
-        if moment.name == "refresh step":
-            assert (out / "task-02-animal" / "step-000003").exists(), "the step at hand was not saved"
-
-    def _clock(self, moment: Moment, out: Path) -> str:
-        self._begin(moment, out)
-        outcome = self.run.run(out, partial(moment.arm, do.jump_clocks))
-        assert outcome.code == 0 and not outcome.said, f"ended with {outcome.code}: {outcome.said}"
-        assert_identical(out, self.plain.whole)
-        return "identical"
-
-    def _disk_full(self, moment: Moment, out: Path) -> str:
-        assert moment.writes is not None
-        self._begin(moment, out)
-        outcome = self.run.run(out, partial(moment.writes, do.fill_disk))
-        self._assert_stopped(outcome, 1, str(out))
-        self._assert_as_undisturbed(out)
-        return "message"
-
-    def _read_only(self, moment: Moment, out: Path) -> str:
-        self._begin(moment, out)
-        out.mkdir(exist_ok=True)
-        outcome = self.run.run(out, partial((moment.writes or moment.arm), do.make_read_only(out)))
-        do.make_writable(out)
-        self._assert_stopped(outcome, 1, str(out))
-        self._assert_as_undisturbed(out)
-        return "message"
-
-    def _two_processes(self, moment: Moment, out: Path) -> str:
-        """The first waits at the moment until the second has come and gone."""
-        self._begin(moment, out)
-        arrived, go_on = os.pipe(), os.pipe()
-
-        def wait() -> None:
-            os.write(arrived[1], b".")
-            os.read(go_on[0], 1)
-
-        first = self.run.start(self.run.arguments(out), partial(moment.arm, wait))
-        os.read(arrived[0], 1)
-        second = self.run.run(out)
-        os.write(go_on[1], b".")
-        outcome = first.wait()
-        if moment.name in ("model loading", "report"):  # the first has not opened the folder yet, or is done with it
-            assert (second.code, second.said) == (0, ""), f"the second ended with {second.code}: {second.said}"
-        else:
-            self._assert_stopped(second, 1, f"process {first.pid} works on this run")
-        assert outcome.code == 0 and not outcome.said, f"the first ended with {outcome.code}: {outcome.said}"
-        assert_identical(out, self.plain.whole)
-        return "identical"
 
     # files are damaged
 
@@ -262,7 +236,7 @@ class Table:
         name = Path(file).name
         if name == "checksums.json":  # what it is damaged in is a file beside it, to all appearances
             name = str(Path(file).parent) if "/" in file else str(out)
-        self._assert_stopped(outcome, 2, name)
+        assert_stopped(outcome, 2, name)
         assert tree(out) == before, "the refused run has changed the folder"
         if "step-" in file:  # the message says that the flight may be deleted
             assert "or delete" in outcome.said, outcome.said
@@ -278,7 +252,7 @@ class Table:
         """The steps are skipped and counted, however they were spoilt, and nothing else differs."""
         outcome = self.run.run(copy(self.plain.first, out), spoil(value, steps))
         if len(steps) >= 5:
-            self._assert_stopped(outcome, 1, "not finite in 5 steps in a row")
+            assert_stopped(outcome, 1, "not finite in 5 steps in a row")
             self.run.finish(out)
         else:
             assert outcome.code == 0 and not outcome.said, f"ended with {outcome.code}: {outcome.said}"
@@ -289,14 +263,14 @@ class Table:
 
     def _not_finite_answers(self, value: float, out: Path) -> str:
         outcome = self.run.run(copy(self.plain.first, out), do.spoil_answers(value, 1))
-        self._assert_stopped(outcome, 1, "not finite")
+        assert_stopped(outcome, 1, "not finite")
         self._assert_as_undisturbed(out)
         return "message"
 
     def _lean(self, undisturbed: Undisturbed, moment: Moment, out: Path) -> str:
         """Nothing is poisoned; killed and gone on with it comes to the same."""
         inject, settings = undisturbed.inject, undisturbed.settings
-        killed = partial(both, inject, partial(moment.arm, do.send(signal.SIGKILL)))
+        killed = partial(do.both, inject, partial(moment.arm, do.send(signal.SIGKILL)))
         outcome = self.run.run(copy(undisturbed.first, out), killed, *settings)
         assert outcome.code == -signal.SIGKILL, f"{moment.name} never came: {outcome}"
         self.run.finish(out, inject, *settings)
@@ -330,7 +304,7 @@ class Table:
         before = tree(out)
         content = tree(other.folder)
         change(other)
-        self._assert_stopped(other.run(out), 2, "")
+        assert_stopped(other.run(out), 2, "")
         assert tree(out) == before, "the refused run has changed the folder"
         for name, bytes_ in content.items():
             (other.folder / name).write_bytes(bytes_)
@@ -347,19 +321,12 @@ class Table:
             return "- (no right to mount)"
         try:
             run = out / "run"
-            self._assert_stopped(self.run.run(run), 1, "No space left on device")
+            assert_stopped(self.run.run(run), 1, "No space left on device")
             subprocess.run(["mount", "-o", "remount,size=64m", str(out)], check=True)
             self._assert_as_undisturbed(run)
         finally:
             subprocess.run(["umount", str(out)], check=True)
         return "message"
-
-    @staticmethod
-    def _assert_stopped(outcome: Outcome, code: int, named: str) -> None:
-        """One message, no traceback, and the code that goes with it."""
-        assert outcome.code == code, f"ended with {outcome.code}, not {code}: {outcome.said.strip()[-600:]}"
-        assert len(outcome.lines) == 1 and outcome.said.startswith("gorp: "), f"said {outcome.said!r}"
-        assert named in outcome.said, f"does not name {named}: {outcome.said!r}"
 
 
 SPOILS: dict[str, do.Spoil] = {
@@ -372,57 +339,6 @@ LEAN: dict[str, tuple[Inject | None, tuple[str, ...]]] = {
     "rank-deficient gradients": (do.one_row, ()),
     "a full space": (None, ("gorp.max_share=0.1",)),
     "a space without room": (None, ("gorp.max_share=0.01",)),
-}
-
-
-def both(first: Inject | None, second: Inject) -> None:
-    """Disturb a child in two ways."""
-    if first:
-        first()
-    second()
-
-
-def flip(place: int, path: Path) -> None:
-    """Turn over a bit of a file."""
-    content = bytearray(path.read_bytes())
-    content[place] ^= 1 << place % 8
-    path.write_bytes(content)
-
-
-def cut(share: float, path: Path) -> None:
-    """Leave so much of a file."""
-    os.truncate(path, int(share * path.stat().st_size))
-
-
-def _edit(name: str, old: str, new: str) -> Callable[[TinyRun], None]:
-    def change(run: TinyRun) -> None:
-        path = run.folder / name
-        text = path.read_text()
-        assert old in text, f"{name} has no {old!r}"
-        path.write_text(text.replace(old, new))
-
-    return change
-
-
-def _another_model(run: TinyRun) -> None:
-    """One bit of one weight."""
-    path = run.model / "model.safetensors"
-    flip(path.stat().st_size - 5, path)
-
-
-CHANGES: dict[str, Callable[[TinyRun], None]] = {
-    "a training row changed": _edit("data/animal-train.jsonl", "red", "green"),
-    "a test row changed": _edit("data/colour-test.jsonl", '"text": "', '"text": "big '),
-    "a row of an unseen task changed": _edit("data/act-test.jsonl", '"text": "', '"text": "big '),
-    "a data file gone": lambda run: (run.data / "animal-train.jsonl").unlink(),
-    "a label added": _edit("data/stream.yaml", "labels: [cat,", "labels: [fish, cat,"),
-    "an instruction changed": _edit("data/stream.yaml", "What animal", "Which animal"),
-    "another base model": _another_model,
-    "another tokenizer": _edit("model/tokenizer.json", '"cat"', '"cow"'),
-    "another setting of the model": _edit(
-        "model/config.json", '"layer_norm_epsilon": 1e-06', '"layer_norm_epsilon": 0.1'
-    ),
-    "another setting of the run": _edit("run.yaml", "lr: 0.01", "lr: 0.02"),
 }
 
 

@@ -10,6 +10,7 @@ import torch
 
 from conftest import make_model, make_tokenizer, write_stream
 from faults.child import Inject, Outcome, gorp, start
+from gorp.checksums import verify_folder
 from gorp.report.record import RunRecord
 from gorp.space import GradientSpace
 
@@ -108,6 +109,26 @@ def assert_identical(found: Path, expected: Path, ignored: tuple[str, ...] = ())
             assert same, f"{name} differs"
 
 
+def assert_same_files(found: Path, expected: Path, ignored: tuple[str, ...] = ()) -> None:
+    """Two folders hold the same files, byte for byte; of gradient spaces the content counts, of checksums their truth.
+
+    Args:
+        ignored: names of files that may differ.
+
+    Raises:
+        AssertionError: they do not; the message says in what.
+    """
+    names = [set(tree(folder)) for folder in (found, expected)]
+    assert names[0] == names[1], f"files differ: {sorted(names[0] ^ names[1])}"
+    for name in sorted(names[1]):
+        one, other = found / name, expected / name
+        if one.name == "checksums.json":
+            verify_folder(one.parent)
+        elif one.name not in ignored:
+            same = _same_space(one, other) if one.name.startswith("gradient_space") else _same_bytes(one, other)
+            assert same, f"{name} differs"
+
+
 def assert_finite(folder: Path) -> None:
     """No weight and no direction of a run is NaN or infinite."""
     from gorp.checkpoint import load_tensors
@@ -137,11 +158,14 @@ def _same_bytes(one: Path, other: Path) -> bool:
 def _same_space(one: Path, other: Path) -> bool:
     """The order of metadata in the file is nobody's business."""
     spaces = [GradientSpace.load(path) for path in (one, other)]
-    if spaces[0].tasks != spaces[1].tasks or list(spaces[0].layers) != list(spaces[1].layers):
+    if (spaces[0].tasks, spaces[0].retracted) != (spaces[1].tasks, spaces[1].retracted):
+        return False
+    if list(spaces[0].layers) != list(spaces[1].layers):
         return False
     pairs = zip(spaces[0].layers.values(), spaces[1].layers.values(), strict=True)
     return all(
-        (a.frozen, a.growth) == (b.frozen, b.growth)
+        (a.frozen, a.growth, a.shares.keys()) == (b.frozen, b.growth, b.shares.keys())
+        and all(torch.equal(share.nan_to_num(-1), b.shares[side].nan_to_num(-1)) for side, share in a.shares.items())
         and all(
             (x is None and y is None) or (x is not None and y is not None and torch.equal(x, y))
             for x, y in (

@@ -42,7 +42,8 @@ def command(
     from gorp.report.terminal import open_console
 
     console = open_console()
-    console.print(to_rich(retraction_grid(done)))
+    if not done.repeated:
+        console.print(to_rich(retraction_grid(done)))
     if done.before:
         console.print(to_rich(coverage_grid(done)))
     console.print(f"task {task!r}: {done.note}; it is protected no more", markup=False, highlight=False)
