@@ -49,6 +49,7 @@ def replica(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_fake_ranks_send_and_hold_what_real_ones_do(tmp_path):
     torch.multiprocessing.spawn(replica, (str(tmp_path),), nprocs=RANKS)
     for form, facts in torch.load(tmp_path / "facts.pt").items():

@@ -123,7 +123,8 @@ def test_what_is_kept_elsewhere_is_not_run_again(file, tmp_path):
     assert not gone.was_made_with(experiment.config(cell))
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_ended_with_its_children_it_goes_on(file, tmp_path, number):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "gorp", "compare", str(file), "--out", str(out), "--only", "fixed"]
