@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from gorp.cli.main import COMMANDS
-
 PAGE = (Path(__file__).parents[1] / "docs" / "start.md").read_text(encoding="utf-8")
 SOURCES = Path(__file__).parents[1] / "src"
 
@@ -35,12 +33,10 @@ def test_five_commands_from_a_csv_to_a_model(tmp_path):
     blocks = re.findall(r"```console\n\$ gorp (.*?)\n(.*?)```", PAGE, re.DOTALL)
     assert [line.split()[0] for line, _ in blocks] == ["init", "data", "run", "report", "export"]
     for line, shown in blocks:
-        if line.split()[0] not in COMMANDS:
-            continue
         done = gorp(tmp_path, *line.split())
         assert done.returncode == 0, done.stderr
         printed = said(done.stdout)
         missing = [wanted for wanted in said(shown) if wanted not in printed]
         assert not missing, (line, missing, printed)
     assert "<html" in (tmp_path / "runs" / "desk" / "report.html").read_text(encoding="utf-8")
-    assert "export" not in COMMANDS or (tmp_path / "desk-model" / "config.json").is_file()
+    assert (tmp_path / "desk-model" / "config.json").is_file()

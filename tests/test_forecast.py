@@ -13,6 +13,7 @@ from gorp.errors import InputError
 from gorp.forecast import Forecast, forecast
 from gorp.held_bytes import PARTS, parts_of
 from gorp.probe import fit
+from gorp.protect import BASE
 from gorp.rehearsal import put_together
 from gorp.run_config import RunConfig
 from gorp.space import GradientSpace, LayerSpace, Side
@@ -128,6 +129,9 @@ def test_layers_are_full_when_a_task_does_not_fit() -> None:
     assert layers_full_at([small, wide]) == (4, 6, 8)
     assert layers_full_at([small, SideGrowth("never", 10, 7, 0.0)]) is None
     assert bytes_after([small], 2) == 4 * 4 * 11
+    begun, over = SideGrowth("begun", 10, 7, 2.0, begun=4), SideGrowth("over", 10, 7, 2.0, begun=8)
+    assert (begun.full_at, over.full_at, SideGrowth("none", 10, 7, 0.0, frozen=True).full_at) == (2, 1, 1)
+    assert [begun.columns_after(tasks) for tasks in (0, 1, 2)] == [4, 6, 6] and over.columns_after(3) == 8
 
 
 def test_growth_is_measured_in_a_run(tmp_path: Path) -> None:
@@ -141,6 +145,82 @@ def test_growth_is_measured_in_a_run(tmp_path: Path) -> None:
     assert shares == {"q": (4 / 16 / 2, 2 / 8 / 2)}
     sides = growth_of(space, shares, 0.1)
     assert [(side.columns, side.full_at) for side in sides] == [(2.0, 5), (1.0, 5)]
+
+
+def protecting(**ranks: int) -> GradientSpace:
+    """A space of general text, of so many columns of 32 by layer; of none where the layer is frozen."""
+    space = GradientSpace(max_share=0.75)
+    space.base_fingerprint, space.tasks = "f", [BASE]
+    for name, rank in ranks.items():
+        side = Side(torch.eye(32, rank), torch.ones(rank))
+        space.layers[name] = LayerSpace(side, frozen=not rank, growth=[rank])
+    return space
+
+
+LAYERS = ["model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"] + [
+    f"model.layers.{block}.mlp.gate_proj" for block in (0, 1)
+]
+
+
+def test_a_space_that_protects_the_base_is_there_from_the_start(model: Path, tickets: Path, tmp_path: Path) -> None:
+    path = tmp_path / "space.safetensors"
+    protecting(**dict(zip(LAYERS, (16, 16, 16, 0), strict=True))).save(path)
+    plain, told = (
+        forecast(settings(model, tickets, protect=file), 3, share=0.1, probe_seconds=None) for file in (None, str(path))
+    )
+    assert plain.space is not None and told.space is not None
+    # a task takes 3.2 columns a side; two fit into the 8 that are left of three inputs, the fourth is frozen
+    held = 4 * (3 * round(16 + 2 * 3.2) + 2 * round(3 * 3.2)) * 33
+    assert told.space.bytes_after == held
+    assert told.memory.parts["space"] == held
+    assert told.space.bytes_per_task == 4 * 5 * 3 * 33
+    assert told.space.first_layer_full_at_task == 1 and plain.space.first_layer_full_at_task == 8
+    assert told.space.half_of_layers_full_at_task == told.space.all_layers_full_at_task == 3
+    assert "48 columns" in told.space.rests_on and str(path) in told.space.rests_on
+    assert any(line.startswith("protect: that") and "not read" in line for line in told.assumed)
+
+
+def test_what_a_run_could_not_begin_with_is_refused(model: Path, tickets: Path, tmp_path: Path) -> None:
+    path = tmp_path / "space.safetensors"
+
+    def plan(space: GradientSpace | None, **others: object) -> None:
+        if space:
+            space.save(path)
+        forecast(settings(model, tickets, protect=str(path), **others), probe_seconds=None)
+
+    with pytest.raises(InputError, match="no such file"):
+        plan(None)
+    with pytest.raises(InputError, match="does not protect layer"):
+        plan(protecting(**{LAYERS[0]: 16}))
+    with pytest.raises(InputError, match="'seq-lora' begins with no space"):
+        plan(protecting(), method="seq-lora")
+    narrow = protecting(**dict.fromkeys(LAYERS, 4))
+    narrow.layers[LAYERS[0]].input.basis = torch.eye(16, 4)
+    with pytest.raises(InputError, match="with 16 features, the model has 32"):
+        plan(narrow)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(InputError, match="not a readable safetensors file"):
+        plan(None)
+
+
+def test_a_share_of_nothing_is_taken(model: Path, tickets: Path) -> None:
+    space = forecast(settings(model, tickets), share=0.0, probe_seconds=None).space
+    assert space is not None and (space.columns_per_task, space.bytes_after) == (0, 0)
+
+
+def test_general_text_is_no_task_whose_growth_is_measured(tmp_path: Path) -> None:
+    space = protecting(q=8, k=4)
+    space.save(tmp_path / "gradient_space.safetensors")
+    with pytest.raises(InputError, match="holds no task yet"):
+        measured_shares(tmp_path)
+    space.tasks += ["a", "b"]
+    space.layers["q"].growth += [3, 1]
+    space.layers["q"].input = Side(torch.eye(32, 12), torch.ones(12))
+    space.layers["k"].growth += [2, 0]
+    space.layers["k"].input = Side(torch.eye(32, 6), torch.ones(6))
+    space.layers["k"].frozen = True
+    space.save(tmp_path / "gradient_space.safetensors")
+    assert measured_shares(tmp_path) == {"q": (4 / 32 / 2, 0.0), "k": (2 / 32, 0.0)}
 
 
 def test_times_are_fitted_to_steps_and_refreshes() -> None:

@@ -11,14 +11,16 @@ from gorp.over_stages import BEFORE, over_stages
 from gorp.run import run_stream
 from gorp.run_folder import RunFolder
 
-FAST = ("gorp", "prog-prompt")
+FAST = ("gorp", "per-task", "prog-prompt")
 PROMPT = torch.tensor([[5, 6, 7, 14, 17, 20]])
 
 
 @torch.no_grad()
-def logits(model, *_):
+def logits(model, _encoder=None, method=None):
     """Of one prompt, with what the model's method puts before it, if anything."""
-    return model.eval()(input_ids=PROMPT, decoder_input_ids=torch.zeros(1, 1, dtype=torch.long)).logits
+    batch = {"input_ids": PROMPT, "attention_mask": torch.ones_like(PROMPT)}
+    answer = torch.zeros(1, 1, dtype=torch.long)
+    return model.eval()(**(method.prepare(batch) if method else batch), decoder_input_ids=answer).logits
 
 
 @pytest.mark.parametrize(
@@ -32,12 +34,13 @@ def test_a_model_that_walks_through_the_stages_is_each_stages_own(method, short_
     assert len(names) == (1 if load_method(method).learns_jointly else 3)
     found = over_stages(tmp_path, logits)
     assert list(found) == [BEFORE, *names]
-    task = names[0] if load_method(method).told_task else None
+    told_task = load_method(method).told_task
     weights = {}
     for name in names:
-        learnt = open_learnt(tmp_path, to=name, task=task).learning
+        learnt = open_learnt(tmp_path, to=name, task=name if told_task else None).learning
+        assert torch.equal(found[name], logits(learnt.base, None, learnt.method)), name
+        assert method == "zero-shot" or not torch.equal(found[name], found[BEFORE]), "a learnt model is measured"
         learnt.method.select(None)
-        assert torch.equal(found[name], logits(learnt.base)), name
         weights[name] = learnt.method.effective_weights()
     told = compare_stages(RunFolder.of_run(tmp_path), names[0], names[-1]).layers
     for name, layer in told.items():

@@ -5,7 +5,6 @@ A page's Python shares one namespace and one folder. What a reader need not see 
     <!-- before: CODE -->          runs before what follows
     <!-- run -->                   the commands of the next block are run, not only parsed
     <!-- not run: REASON -->       the next block is compiled or parsed only, for a reason that is told
-    <!-- once there is: COMMAND --> the next block counts as soon as gorp has that command
 """
 
 from __future__ import annotations
@@ -51,12 +50,8 @@ class Snippet:
     marks: dict[str, str]
 
     @property
-    def is_to_come(self) -> bool:
-        return self.marks.get("once there is", "demo") not in COMMANDS
-
-    @property
     def is_run(self) -> bool:
-        return "not run" not in self.marks and not self.is_to_come
+        return "not run" not in self.marks
 
 
 def snippets(page: str) -> Iterator[Snippet]:
@@ -128,7 +123,7 @@ def test_yaml_is_valid(page, tmp_path):
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_are_what_the_command_line_takes(page):
     for snippet in snippets(page):
-        if snippet.language in SHELL and not snippet.is_to_come:
+        if snippet.language in SHELL:
             for words in commands(snippet):
                 check_command(words)
 

@@ -13,9 +13,11 @@ from gorp.held_bytes import PARTS
 from gorp.launch import join_ranks
 from gorp.methods import load_method
 from gorp.probe import Probe, TimeOfRun, estimate_time
+from gorp.protect import check_covered
 from gorp.rehearsal import KEEPING, TRAINING
 from gorp.run_config import RunConfig
-from gorp.run_setup import check_on_quantized, rows_of
+from gorp.run_setup import check_on_quantized, rows_of, starting_space
+from gorp.space import GradientSpace
 from gorp.space_growth import TYPICAL_SHARE, SideGrowth, bytes_after, growth_of, layers_full_at, measured_shares
 from gorp.stand_ins import read_model_config, read_tokenizer
 from gorp.workload import read_tasks
@@ -93,7 +95,7 @@ def forecast(
         probe_seconds: at most so long are steps made for an estimate of time; None makes none.
 
     Raises:
-        InputError: the configuration, model, stream or run is none to plan by.
+        InputError: the configuration, model, stream, run or protecting space is none to plan by.
         GorpError: the method or model asks for values where there are only shapes.
     """
     if config.model is None:
@@ -104,6 +106,7 @@ def forecast(
     tokenizer, assumed = read_tokenizer(config.model, model_config)
     tasks, unseen, also_assumed = read_tasks(config, after_tasks)
     shares = measured_shares(like) if like else {}
+    begun = _begun(config)
     device = join_ranks()
     try:
         seen = rehearse_dry(config, model_config, tokenizer, tasks, unseen, ranks, device)
@@ -112,7 +115,11 @@ def forecast(
         raise GorpError(f"no forecast for method {config.method!r} on this model: {reason}") from error
     workload, attached = seen.workload, seen.attached
     horizon = after_tasks or len(tasks)
-    sides = growth_of(attached.space, shares, share or TYPICAL_SHARE) if attached.space else []
+    sides = []
+    if attached.space:
+        if begun:
+            check_covered(begun.layers.keys(), list(attached.space.layers), str(config.protect))
+        sides = growth_of(attached.space, shares, TYPICAL_SHARE if share is None else share, begun)
     memory = _memory(seen, config, bytes_after(sides, horizon), horizon, ranks, device)
     time, left_out = None, _left_out(config, ranks)
     if probe_seconds is not None:
@@ -129,12 +136,20 @@ def forecast(
         tokens=[sum(load.tokens) for load in workload.stages],
         parameters=attached.parameters,
         memory=memory,
-        space=_space(sides, horizon, like, share) if sides else None,
+        space=_space(sides, horizon, like, share, config.protect) if sides else None,
         operations=_operations(seen, config),
         time=time,
-        assumed=[*assumed, *also_assumed],
+        assumed=[*assumed, *also_assumed, *([_UNCHECKED.format(config.protect)] if begun else [])],
         left_out=left_out,
     )
+
+
+_UNCHECKED = "protect: that {} is of this base model; its weights, which would tell, are not read"
+
+
+def _begun(config: RunConfig) -> GradientSpace | None:
+    """The space that the run begins with, taken for that of its base model, whose weights are not there to compare."""
+    return starting_space(config, GradientSpace.load(config.protect).base_fingerprint) if config.protect else None
 
 
 def _memory(seen: DryRun, config: RunConfig, space: int, tasks: int, ranks: int, device: torch.device) -> Memory:
@@ -165,21 +180,23 @@ def _memory(seen: DryRun, config: RunConfig, space: int, tasks: int, ranks: int,
     )
 
 
-def _space(sides: list[SideGrowth], tasks: int, like: Path | None, share: float | None) -> Space:
+def _space(sides: list[SideGrowth], tasks: int, like: Path | None, share: float | None, protect: str | None) -> Space:
     if like is not None:
         rests_on = f"what each layer took a task in {like}"
     elif share is not None:
         rests_on = f"the share of a width that was given, {share:.2%} a task"
     else:
         rests_on = f"a typical share, {TYPICAL_SHARE:.0%} of a width a task; tasks differ (docs/plan.md)"
+    if protect is not None:
+        rests_on += f", beside the {sum(side.begun for side in sides):,} columns that {protect} holds from the start"
     full = layers_full_at(sides) or (None, None, None)
     return Space(
         rests_on=rests_on,
         columns_per_task=sum(side.columns for side in sides),
-        bytes_per_task=bytes_after(sides, 1),
+        bytes_per_task=bytes_after(sides, 1) - bytes_after(sides, 0),
         bytes_after=bytes_after(sides, tasks),
         after_tasks=tasks,
-        most_bytes=4 * sum(side.cap * (side.width + 1) for side in sides),
+        most_bytes=4 * sum(side.most * (side.width + 1) for side in sides),
         first_layer_full_at_task=full[0],
         half_of_layers_full_at_task=full[1],
         all_layers_full_at_task=full[2],

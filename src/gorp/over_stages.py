@@ -37,6 +37,8 @@ def over_stages(
 ) -> dict[str, Found]:
     """What is measured of a run's model, by stage: under ``before``, then under the name of each task learnt.
 
+    A method that is told the task answers for the last one of the stage.
+
     Args:
         run: a run folder.
         measure: called once a stage, in their order.
@@ -59,5 +61,9 @@ def over_stages(
     for name, stages in learnt[-1:] if last_alone else learnt:
         if files := folder.stage_files(stages):
             learning.put_back(files, f"task {name!r}")
-        found[name] = measure(base, encoder, learning.method)
+        method = learning.method
+        if method.told_task:
+            method.select(stages - 1)
+        found[name] = measure(base, encoder, method)
+        method.select(None)
     return found

@@ -155,6 +155,29 @@ def test_nothing_is_written_over(folder, capsys):
     assert run("tickets.csv", "--yes", "--force") == 0 and stream()
 
 
+@pytest.mark.parametrize("further", [(), ("--force",)])
+def test_settings_and_tasks_do_not_go_to_one_file(folder, capsys, further):
+    write_csv(folder / "tickets.csv", tickets())
+    assert run("tickets.csv", "--yes", "--out", folder / "stream.yaml", *further) == 2
+    assert "stream.yaml: is the file that the tasks go to; accepted: another name" in capsys.readouterr().err
+    assert not (folder / "stream.yaml").exists()
+
+
+def test_a_folder_and_a_file_of_one_name_are_two_tasks(folder):
+    write_csv(folder / "data" / "b.csv", tickets())
+    (folder / "data" / "b").mkdir()
+    write_csv(folder / "data" / "b" / "train.csv", tickets())
+    assert run("data", "--yes") == 0
+    assert [task.name for task in stream()] == ["b", "b.csv"]
+
+
+def test_whole_numbers_with_a_point_are_labels(folder):
+    rows = [json.dumps({"text": f"words number {n}", "stars": [1.0, 2.0, None][n % 3]}) + "\n" for n in range(30)]
+    (folder / "reviews.jsonl").write_text("".join(rows))
+    assert run("reviews.jsonl", "--yes") == 0
+    assert stream()[0].labels == ("1", "2")
+
+
 def test_columns_are_corrected_for_all_files_or_one(folder, capsys):
     write_csv(folder / "data" / "a.csv", tickets())
     write_csv(folder / "data" / "b.csv", tickets())

@@ -41,6 +41,19 @@ def test_folders_with_train_files_are_tasks(tmp_path):
     assert [data.name for data in find_data(tmp_path / "a")] == ["a"]
 
 
+def test_no_two_tasks_have_one_name(tmp_path):
+    assert found(
+        tmp_path, "b/train.csv", "b.csv", "c/train.csv", "c-train.csv", "c-test.csv", "d_test.csv", "d_test-train.csv"
+    ) == {
+        "b": ("b/train.csv",),
+        "b.csv": ("b.csv",),
+        "c": ("c/train.csv",),
+        "c-train.csv": ("c-train.csv", "c-test.csv"),
+        "d_test": ("d_test-train.csv",),
+        "d_test.csv": ("d_test.csv",),
+    }
+
+
 def test_nothing_to_read_is_an_error(tmp_path):
     with pytest.raises(InputError, match="no such file or folder"):
         find_data(tmp_path / "none")

@@ -55,8 +55,20 @@ def test_columns_rename():
     assert (row.text, row.answer) == ("t", "5")
 
 
+def test_whole_numbers_with_a_point_are_whole():
+    given = ({"text": "t", "label": 5.0}, {"text": "u", "label": [5.0, 1], "labels": [5.0, 1.0]})
+    assert [(row.answer, row.references) for row in rows(*given)] == [("5", ()), ("5", ("1", "1"))]
+    message = failure(rows, {"text": "t", "label": 0.5})
+    assert message == "f.jsonl:1: the answer 0.5 is no whole number; accepted: a text or a whole number"
+
+
 def test_rows_without_text_or_answer_are_left_out_where_one_says_so():
-    values = [{"text": "t", "label": "A"}, {"text": " ", "label": "A"}, {"text": "u", "label": None}]
+    values = [
+        {"text": "t", "label": "A"},
+        {"text": " ", "label": "A"},
+        {"text": "u", "label": None},
+        {"text": "v", "label": float("nan")},
+    ]
     records = [Record(f"f:{line}", row) for line, row in enumerate(values)]
     assert [row.text for row in to_rows(records, skip_incomplete=True)] == ["t"]
     assert "must be a text that is not empty" in failure(to_rows, records)

@@ -72,6 +72,17 @@ def test_what_is_given_stands_and_the_rest_is_guessed():
     assert guess({"prompt": "a", "completion": "b"}, a=words, b=words).form == "prompt"
 
 
+def test_whole_numbers_with_gaps_are_labels():
+    found = guess(text=words, stars=lambda n: [1.0, 2.0, 10.0, None, float("nan")][n % 5])
+    assert found.columns["label"] == "stars" and found.labels == ("1", "2", "10")
+
+
+@pytest.mark.parametrize("given", [None, {"label": "score"}])
+def test_numbers_with_a_fraction_are_told(given):
+    with pytest.raises(InputError, match="column 'score' holds numbers with a fraction, which are no labels"):
+        guess(given, text=words, score=lambda n: n % 4 / 4)
+
+
 def test_empty_cells_do_not_count():
     found = guess(text=words, label=lambda n: "" if n % 2 else three(n), other=lambda n: None)
     assert found.labels == ("billing", "returns", "shipping")

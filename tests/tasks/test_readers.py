@@ -65,6 +65,12 @@ def test_the_header_tells_what_parts_the_cells(tmp_path, delimiter):
     assert read_records(path)[0].values == {"text, long": "a, b; c", "label": "A", "n": "1"}
 
 
+def test_columns_without_a_name_may_be_several(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label,,\na,b,,\n")
+    assert read_records(path)[0].values == {"text": "a", "label": "b", "": ""}
+
+
 def test_super_natural_instructions_instances(tmp_path):
     path = tmp_path / "train.json"
     path.write_text(json.dumps({"Definition": ["Do."], "Instances": [{"id": "1", "input": "x", "output": ["y"]}]}))
@@ -91,6 +97,7 @@ def test_super_natural_instructions_instances(tmp_path):
         ("a.csv", b"text,label\na,b\nc,\xe9\n", "{path}:3: byte 0xe9 is not UTF-8"),
         ("a.csv", b"text,label\na,b\nc\n", "{path}:3: a row of 1 cells, the header has 2"),
         ("a.csv", b"text,label\na,b,c\n", "{path}:2: a row of 3 cells, the header has 2"),
+        ("a.csv", b"text,label,text\na,b,c\n", "{path}:1: two columns are called 'text'; accepted: a name of its own"),
         ("a.csv", b'text,label\na,b\n"c,d\n', "{path}:3: not valid CSV"),
         ("a.json", b'[\n{"text": "a"},\n{"text": "b"', "{path}:3: not valid JSON"),
         ("a.json", b'{"rows": []}', "{path}: expected a JSON list of rows"),

@@ -42,6 +42,8 @@ def command(
     from gorp.starter import config_text, stream_path, stream_text
 
     stream = stream_path(out, data)
+    if out.resolve() == stream.resolve():
+        raise InputError(f"--out {out}: is the file that the tasks go to; accepted: another name, such as gorp.yaml")
     if not force:
         _refuse_to_overwrite([out, stream])
     drafts = _draft(data, columns or [])

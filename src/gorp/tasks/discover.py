@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gorp.errors import InputError
@@ -33,7 +34,8 @@ def find_data(path: Path) -> list[DataFile]:
     """The tasks that a file or a folder seems to hold, by name.
 
     A file of rows is a task. So is a folder with ``train.*``, or each folder in it that has one. ``NAME-train`` and
-    ``NAME-test`` (or ``NAME`` and ``NAME_test``) are one task, NAME.
+    ``NAME-test`` (or ``NAME`` and ``NAME_test``) are one task, NAME. Of two tasks of one name the second goes by its
+    file's whole name.
 
     Raises:
         InputError: there is no such file or folder, or nothing in it that can be read.
@@ -48,11 +50,18 @@ def find_data(path: Path) -> list[DataFile]:
         return [DataFile(path.resolve().name, path)]
     inside = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
     folders = [DataFile(entry.name, entry) for entry in inside if entry.is_dir() and "train" in folder_parts(entry)]
-    found = [*folders, *_pair([entry for entry in inside if entry.is_file() and _stem(entry)])]
+    found = list(_apart([*folders, *_pair([entry for entry in inside if entry.is_file() and _stem(entry)])]))
     if not found:
         listing = ", ".join(entry.name for entry in inside[:8]) or "nothing"
         raise InputError(f"{path}: holds no file of rows; accepted: {', '.join(SUFFIXES)}; found: {listing}")
     return found
+
+
+def _apart(found: Iterable[DataFile]) -> Iterator[DataFile]:
+    taken: set[str] = set()
+    for data in found:
+        yield replace(data, name=data.path.name) if data.name in taken else data
+        taken.add(data.name)
 
 
 def _pair(files: list[Path]) -> list[DataFile]:

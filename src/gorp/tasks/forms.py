@@ -21,7 +21,7 @@ FORMS: dict[FormName, tuple[str, ...]] = {
     "messages": ("messages",),
 }
 _ALIASES = {"text": ("sentence", "input"), "label": ("output",)}
-_ACCEPTED = "text and label; prompt and completion; or messages"
+ACCEPTED = "text and label; prompt and completion; or messages"
 
 #: More different labels than this are taken for free answers that were not declared as such.
 MOST_LABELS = 100
@@ -81,8 +81,13 @@ def to_rows(
 
 
 def is_empty(value: Any) -> bool:
-    """Whether a cell holds nothing: null, or a text without a character that is seen."""
-    return value is None or (isinstance(value, str) and not value.strip())
+    """Whether a cell holds nothing: null, not a number, or a text without a character that is seen."""
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
+
+
+def whole(value: Any) -> Any:
+    """A cell's value, a whole number as one: a column of them with gaps comes as 1.0, 2.0 from many a program."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def check_labels(rows: Sequence[Row], labels: Sequence[str] | None) -> tuple[str, ...]:
@@ -144,7 +149,7 @@ def _layout(record: Record, columns: Mapping[str, str]) -> _Layout:
     else:
         named = ", ".join(f"{name}{nearest(name, present)}" for name in missing)
         wanted = f"missing columns: {named}" if missing else "no known columns"
-    raise InputError(f"{record.where}: {wanted}; found: {', '.join(present) or 'none'}; accepted: {_ACCEPTED}")
+    raise InputError(f"{record.where}: {wanted}; found: {', '.join(present) or 'none'}; accepted: {ACCEPTED}")
 
 
 def _column(record: Record, name: str, columns: Mapping[str, str]) -> str | None:
@@ -155,7 +160,9 @@ def _column(record: Record, name: str, columns: Mapping[str, str]) -> str | None
 
 def _answers(record: Record, value: Any) -> tuple[str, ...]:
     """Return the answers of a cell: a text, a whole number, a yes/no, or a list of texts whose first is trained on."""
-    answers = value if isinstance(value, list) and value else [value]
+    answers = [whole(answer) for answer in (value if isinstance(value, list) and value else [value])]
+    if any(isinstance(answer, float) and not is_empty(answer) for answer in answers):
+        raise InputError(f"{record.where}: the answer {value!r} is no whole number; accepted: a text or a whole number")
     if not all(isinstance(answer, str | int) and str(answer).strip() for answer in answers):
         raise InputError(f"{record.where}: the answer must be a text that is not empty, found {value!r}")
     return tuple(str(answer) for answer in answers)
@@ -169,7 +176,7 @@ def _is_one_of(answer: Any, no_answer: Collection[str]) -> bool:
 def _more_references(record: Record, answer: str) -> tuple[str, ...]:
     """Return the other accepted answers of a row with a list of them under ``labels``."""
     listed = record.values.get("labels")
-    return tuple(str(other) for other in listed if other != answer) if isinstance(listed, list) else ()
+    return tuple(other for other in map(str, map(whole, listed)) if other != answer) if isinstance(listed, list) else ()
 
 
 def _conversation(record: Record, messages: Any) -> Row:

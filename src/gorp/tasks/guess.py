@@ -13,10 +13,10 @@ from statistics import fmean
 from typing import Any, Literal
 
 from gorp.errors import InputError, nearest
-from gorp.tasks.forms import FORMS, MOST_LABELS, FormName, is_empty
+from gorp.tasks.forms import ACCEPTED, FORMS, MOST_LABELS, FormName, is_empty, whole
 from gorp.tasks.readers import Record
 
-Kind = Literal["text", "number", "turns", "other"]
+Kind = Literal["text", "number", "fraction", "turns", "other"]
 
 #: Names that columns go by, the likeliest first; of ``ticket_body`` the last word counts.
 _TEXTS = (
@@ -127,7 +127,7 @@ def guess_columns(columns: Sequence[Column], given: Mapping[str, str] | None = N
     _check_given(chosen, columns)
     form = next((form for form, parts in FORMS.items() if chosen and set(chosen) <= set(parts)), None)
     if chosen and form is None:
-        raise InputError(f"--columns: {', '.join(chosen)} do not go together; accepted: {_ACCEPTED}")
+        raise InputError(f"--columns: {', '.join(chosen)} do not go together; accepted: {ACCEPTED}")
     form = form or _likeliest_form(columns)
     if form == "text":
         return _labelled(columns, chosen)
@@ -155,12 +155,11 @@ def _labelled(columns: Sequence[Column], chosen: Mapping[str, str]) -> Guess:
         raise InputError(_not_told(columns, text, label))
     if len(label.values) == 1:
         raise InputError(_one_value(label))
+    if label.kind == "fraction":
+        raise InputError(f"{_fractions(label)}; accepted: a column of texts or whole numbers")
     listed = _in_order(label.values) if len(label.values) <= MOST_LABELS else ()
     others = tuple(column.name for column in labels if column is not label and column is not text)
     return Guess("text", {"text": text.name, "label": label.name}, listed, others)
-
-
-_ACCEPTED = "text and label; prompt and completion; or messages"
 
 
 def _likeliest_form(columns: Sequence[Column]) -> FormName:
@@ -196,11 +195,16 @@ def _not_told(columns: Sequence[Column], text: Column | None, label: Column | No
         what, how = "the text", f"text=COLUMN,label={label.name}"
     else:
         what, how = "the text, and which the label", "text=COLUMN,label=COLUMN"
-    return f"no telling which column is {what}; found: {names}; say so with --columns {how}"
+    unfit = "".join(f"; {_fractions(column)}" for column in columns if column.kind == "fraction" and label is None)
+    return f"no telling which column is {what}; found: {names}; say so with --columns {how}{unfit}"
 
 
 def _one_value(column: Column) -> str:
     return f"column {column.name!r} holds {column.values[0]!r} in every row: there is nothing to tell apart"
+
+
+def _fractions(column: Column) -> str:
+    return f"column {column.name!r} holds numbers with a fraction, which are no labels"
 
 
 def _text_order(column: Column) -> tuple[int, float]:
@@ -216,7 +220,7 @@ def _in_order(values: Sequence[str]) -> tuple[str, ...]:
 
 
 def _look_at(name: str, records: Sequence[Record], sample: Sequence[Mapping[str, Any]]) -> Column:
-    seen = [values[name] for values in sample if not is_empty(values.get(name))]
+    seen = [whole(values[name]) for values in sample if not is_empty(values.get(name))]
     texts = [str(value) for value in seen]
     different: set[str] = set()
     filled = 0
@@ -225,7 +229,7 @@ def _look_at(name: str, records: Sequence[Record], sample: Sequence[Mapping[str,
         if not is_empty(value):
             filled += 1
             if len(different) <= MOST_LABELS:
-                different.add(str(value))
+                different.add(str(whole(value)))
     return Column(
         name=name,
         kind=_kind(seen),
@@ -242,6 +246,8 @@ def _kind(values: Sequence[Any]) -> Kind:
         return "turns"
     if values and all(isinstance(value, int) for value in values):
         return "number"
+    if values and all(isinstance(value, int | float) for value in values):
+        return "fraction"
     return "text" if values and all(isinstance(value, str) for value in values) else "other"
 
 
