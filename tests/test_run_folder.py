@@ -70,6 +70,17 @@ def test_a_later_flight_replaces_the_earlier(folder):
     assert [path.name for path in (folder.path / "task-01-one").glob("step-*")] == ["step-000010"]
 
 
+def test_a_flight_that_was_being_replaced_when_the_process_died_is_still_there(folder):
+    add_tasks(folder)
+    folder.save_flight(0, 5, {"step": 5})
+    flight = folder.path / "task-01-one" / "step-000005"
+    flight.rename(flight.with_name(".step-000005.replaced"))
+    again = RunFolder(folder.path)
+    with again.locked():
+        assert again.flight() == {"step": 5}
+        assert not list(flight.parent.glob(".*"))
+
+
 def test_the_record_never_says_more_than_the_state(folder):
     add_tasks(folder)
     state = (folder.path / "state.json").read_text()

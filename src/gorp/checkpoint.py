@@ -24,6 +24,7 @@ from gorp.files import read_json, sync, write_text_atomically
 
 FORMAT_VERSION = 1
 _SAMPLED_ELEMENTS = 65536
+_ASIDE = ".replaced"
 
 
 def write_json(path: Path, content: object) -> None:
@@ -118,20 +119,53 @@ def check_version(path: Path, content: object) -> None:
 def publish_folder(unfinished: Path, final: Path) -> None:
     """Give ``unfinished`` its checksums, make it durable and rename it to ``final``, replacing what stood there.
 
+    What stood there is moved aside first and removed last; `settle_folder` mends what a kill in between leaves.
+
     Raises:
         GorpError: the disk refuses.
     """
     try:
-        checksums = checksums_of(unfinished, (file.name for file in unfinished.iterdir() if file.is_file()))
-        (unfinished / CHECKSUMS).write_text(checksums, encoding="utf-8")
+        files = (file.relative_to(unfinished).as_posix() for file in unfinished.rglob("*") if file.is_file())
+        (unfinished / CHECKSUMS).write_text(checksums_of(unfinished, files), encoding="utf-8")
         for file in unfinished.rglob("*"):
             sync(file)
         sync(unfinished)
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(unfinished, final)
-        sync(final.parent)
+        settle_folder(final)
+        if final.exists():
+            os.replace(final, _aside(final))
+        try:
+            os.replace(unfinished, final)
+            sync(final.parent)
+        finally:
+            settle_folder(final)
     except OSError as error:
         raise GorpError(f"cannot write {final}: {error.strerror or error}") from error
+
+
+def settle_folder(final: Path) -> None:
+    """End a replacement of ``final`` that was cut off: old or new, it stands there whole, and nothing beside it.
+
+    Raises:
+        GorpError: the disk refuses.
+    """
+    aside = _aside(final)
+    try:
+        if aside.exists() and not final.exists():
+            os.replace(aside, final)
+    except OSError as error:
+        raise GorpError(f"cannot rename {aside} to {final}: {error.strerror or error}") from error
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def settle_folders(parent: Path) -> None:
+    """`settle_folder` of whatever within ``parent`` was being replaced."""
+    for aside in list(parent.glob(f".*{_ASIDE}")):
+        settle_folder(parent / aside.name[1:].removesuffix(_ASIDE))
+
+
+def _aside(final: Path) -> Path:
+    """Where what stood at ``final`` is until something else does."""
+    return final.with_name(f".{final.name}{_ASIDE}")
 
 
 def random_state() -> dict[str, Any]:

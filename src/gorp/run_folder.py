@@ -33,6 +33,7 @@ from gorp.checkpoint import (
     publish_folder,
     save_state,
     save_tensors,
+    settle_folders,
     write_json,
 )
 from gorp.checksums import CHECKSUMS, checksums_of, is_expected, verify
@@ -290,6 +291,8 @@ class RunFolder:
             return
         for unnamed in [*self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp")]:
             unnamed.unlink(missing_ok=True)
+        for parent in self.path.glob("task-*"):
+            settle_folders(parent)
         for leftover in [*self.path.glob("task-*/step-*"), *self.path.glob(f"task-*/{_UNFINISHED}")]:
             if leftover.relative_to(self.path).as_posix() != self.state.flight:
                 shutil.rmtree(leftover, ignore_errors=True)

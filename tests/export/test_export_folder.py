@@ -38,6 +38,17 @@ def test_a_full_disk_leaves_what_was_there(run, tmp_path, monkeypatch):
     assert {path: path.read_bytes() for path in out.rglob("*")} == before
 
 
+def test_an_export_whose_replacement_was_cut_off_is_put_back(run, tmp_path):
+    """So that it is known by the next export, which takes its place or leaves it."""
+    out = tmp_path / "out"
+    export_run(run("causal"), out)
+    out.rename(tmp_path / ".out.replaced")
+    with pytest.raises(InputError, match="is the export of another run"):
+        export_run(run("causal", "seq-lora"), out)
+    assert list(tmp_path.iterdir()) == [out]
+    export_run(run("causal"), out)
+
+
 def test_an_export_takes_the_place_of_one_of_the_same_run_alone(run, tmp_path):
     out = tmp_path / "out"
     export_run(run("causal"), out, to="colour")
@@ -47,9 +58,17 @@ def test_an_export_takes_the_place_of_one_of_the_same_run_alone(run, tmp_path):
         export_run(run("causal", "seq-lora"), out)
     export_run(run("causal", "seq-lora"), out, overwrite=True)
     assert not (out / "gradient_space.safetensors").exists()
-    (out / "model.gguf").write_text("converted")
-    with pytest.raises(InputError, match=r"model\.gguf was added since this was exported, and would go; move it"):
+    card = (out / "README.md").read_text()
+    (out / "README.md").write_text(f"{card}\nMy licence.\n")
+    with pytest.raises(InputError, match=r"README\.md was changed since this was exported, and would go; move it"):
         export_run(run("causal", "seq-lora"), out)
+    (out / "README.md").write_text(card)
+    (out / "quantised").mkdir()
+    (out / "quantised" / "model.gguf").write_text("converted")
+    with pytest.raises(InputError, match=r"quantised/model\.gguf was added since this was exported, and would go"):
+        export_run(run("causal", "seq-lora"), out)
+    export_run(run("causal", "seq-lora"), out, overwrite=True)
+    assert not (out / "quantised").exists()
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.tex").write_text("years of work")
