@@ -51,7 +51,8 @@ def lora_adapter(learnt: LearntModel) -> Adapter:
     merged is the difference of weights, of which what rounding left is not taken for something learnt.
 
     Raises:
-        InputError: a layer learnt otherwise than by LoRA, or none learnt anything.
+        InputError: a layer learnt otherwise than by LoRA, or changed another that it is tied to, or none learnt
+            anything.
     """
     method, base = learnt.learning.method, learnt.learning.base
     modules = {name: base.get_submodule(name) for name in method.layer_names()}
@@ -66,6 +67,11 @@ def lora_adapter(learnt: LearntModel) -> Adapter:
     missing = 0.0
     for name, module in modules.items():
         merged, left_out = _merged_change(module, before.get_submodule(name), merges)
+        if len(merged.right) and (other := _tied_to(base, f"{name}.base_layer.weight")):
+            raise InputError(
+                f"layer {name} is tied to {other}, which changed with it, and an adapter would change the layer alone; "
+                "accepted: no --adapter"
+            )
         factors = _joined([merged, _not_merged(module)])
         missing = max(missing, left_out)
         if len(factors.right):
@@ -101,6 +107,13 @@ def save_adapter(adapter: Adapter, learnt: LearntModel, folder: Path, dtype: tor
             padded = nn.functional.pad(tensor, padding).to(dtype or torch.float32)
             tensors[f"base_model.model.{name}.lora_{factor}.weight"] = padded.contiguous()
     save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
+
+
+def _tied_to(base: nn.Module, name: str) -> str | None:
+    """The name of another parameter that is held in the same memory as the one of a name; None if there is none."""
+    held = base.get_parameter(name).data_ptr()
+    others = base.named_parameters(remove_duplicate=False)
+    return next((other for other, value in others if other != name and value.data_ptr() == held), None)
 
 
 def _not_merged(module: Any) -> Factors:

@@ -6,9 +6,11 @@ import copy
 from typing import Any, cast
 
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
+from gorp._injection import ADAPTER
 from gorp._quantized import dequantized, quantized_layers
 from gorp._rounding import split
 from gorp.backbones import DTYPES, load_pooler
@@ -52,9 +54,10 @@ def plain_model(learnt: LearntModel, dtype: torch.dtype | None = None) -> PreTra
     model.tie_weights()
     for name, value in model.state_dict().items():
         if value.data_ptr() != tensors[name].data_ptr() and not value.equal(tensors[name]):
+            way = "--adapter" if has_factors(learnt) else "the dtype of the run"
             raise InputError(
-                f"{name} is tied to a weight that learnt apart from it, and a plain model holds both as one; accepted: "
-                "--adapter, or the dtype of the run"
+                f"{name} is tied to a weight that learnt apart from it, and a plain model holds both as one; "
+                f"accepted: {way}"
             )
     if model.can_generate():
         model.generation_config = _ending(base.generation_config, learnt.learning.encoder)
@@ -64,6 +67,13 @@ def plain_model(learnt: LearntModel, dtype: torch.dtype | None = None) -> PreTra
 def holder(module: nn.Module) -> Any:
     """The module whose weight a layer that learns changes: peft's base layer, or the module itself."""
     return getattr(module, "base_layer", module)
+
+
+def has_factors(learnt: LearntModel) -> bool:
+    """Whether LoRA factors that are not merged stand beside a weight."""
+    base = learnt.learning.base
+    layers = (base.get_submodule(name) for name in learnt.learning.method.layer_names())
+    return any(_acts(layer.lora_B[ADAPTER]) for layer in layers if isinstance(layer, LoraLayer))
 
 
 def rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -90,6 +100,11 @@ def _merged(learnt: LearntModel, dtype: torch.dtype | None) -> dict[str, Tensor]
         stored = linears[name].weight.dtype
         merged[f"{name}.weight"] = rounded(weight, dtype or (stored if stored.is_floating_point else _dtype(learnt)))
     return {name: value.detach().cpu() for name, value in merged.items()}
+
+
+def _acts(factor: Any) -> bool:
+    """Whether a LoRA factor that starts at zero has left it."""
+    return bool(factor.weight.any())
 
 
 def _dtype(learnt: LearntModel) -> torch.dtype:
