@@ -17,6 +17,7 @@ from gorp._quantized import StackedLinear
 from gorp._rounding import REMAINDER
 from gorp._weights import read_weight
 from gorp.errors import InputError
+from gorp.hub import public_name
 from gorp.learnt_model import LearntModel
 from gorp.run_setup import load_base
 
@@ -95,7 +96,7 @@ def save_adapter(adapter: Adapter, learnt: LearntModel, folder: Path, dtype: tor
         r=rank,
         lora_alpha=rank,
         target_modules=list(adapter.layers),
-        base_model_name_or_path=learnt.source,
+        base_model_name_or_path=public_name(learnt.source),
         task_type=_TASK_TYPES[learnt.learning.encoder.kind],
         inference_mode=True,
     )

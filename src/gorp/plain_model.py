@@ -18,7 +18,9 @@ from gorp.encoding import Encoder
 from gorp.errors import InputError
 from gorp.learnt_model import LearntModel
 
-_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+_DRAWING = ("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
+_BEAMS = ("early_stopping", "length_penalty")
+_CACHES = ("cache_implementation", "cache_config")
 
 
 @torch.no_grad()
@@ -119,10 +121,21 @@ def _ending(base: GenerationConfig, encoder: Encoder) -> GenerationConfig:
     known = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
     if encoder.end not in known:
         settings.eos_token_id = [*known, encoder.end] if known else encoder.end
-    if settings.pad_token_id is None:
+    if settings.pad_token_id is None or settings.pad_token_id < 0:
         settings.pad_token_id = encoder.pad
-    try:
-        settings.validate(strict=True)
-    except ValueError:  # such as a temperature where nothing is drawn, with which transformers loads but never saves
-        return GenerationConfig(**{token: getattr(settings, token) for token in _TOKENS})  # type: ignore[no-untyped-call]
+    for setting in _idle(settings):
+        setattr(settings, setting, None)
     return settings
+
+
+def _idle(settings: GenerationConfig) -> list[str]:
+    """Settings that do nothing beside the others, such as a temperature where nothing is drawn.
+
+    transformers loads a model with these, but never saves it.
+    """
+    return [
+        *(() if settings.do_sample else _DRAWING),
+        *(_BEAMS if (settings.num_beams or 1) == 1 else ()),
+        *(_CACHES if settings.use_cache is False else ()),
+        *(() if settings.return_dict_in_generate else settings.extra_output_flags),
+    ]

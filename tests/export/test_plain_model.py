@@ -194,10 +194,27 @@ def test_answers_end_where_they_did_in_the_run(run, tiny_models, tmp_path):
     settings = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert settings["eos_token_id"] == [7, 1]
     assert settings["pad_token_id"] == 0
-    (base / "generation_config.json").write_text('{"eos_token_id": 1, "temperature": 0.5}')  # which is never saved
-    export_run(run("causal", model=base), tmp_path / "out")
+
+
+def test_settings_that_the_run_answers_with_come_along_without_those_that_do_nothing(run, tiny_models, tmp_path):
+    """The latter are such as transformers loads but never saves."""
+    base = tmp_path / "base"
+    shutil.copytree(tiny_models["causal"], base)
+    acting = {"eos_token_id": [7, 1], "repetition_penalty": 3.0, "no_repeat_ngram_size": 2}
+    idle = {"temperature": 0.9, "top_p": 0.8, "top_k": 5, "length_penalty": 0.5, "output_scores": True}
+    (base / "generation_config.json").write_text(json.dumps({**acting, **idle, "pad_token_id": -1}))
+    folder = run("causal", model=base)
+    export_run(folder, tmp_path / "out")
     settings = json.loads((tmp_path / "out" / "generation_config.json").read_text())
-    assert (settings["eos_token_id"], settings.get("temperature")) == (1, None)
+    assert acting.items() <= settings.items()
+    assert settings["pad_token_id"] == 0 and not idle.keys() & {key for key in settings if settings[key] is not None}
+    model = LOADERS["causal"].from_pretrained(tmp_path / "out").eval()
+    assert_same(computed(model, "causal"), of_run(folder, "causal"))
+    drawing = {"do_sample": True, "temperature": 0.9, "repetition_penalty": 3.0}
+    (base / "generation_config.json").write_text(json.dumps(drawing))
+    export_run(folder, tmp_path / "out")
+    settings = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert drawing.items() <= settings.items()
 
 
 def test_a_vocabulary_that_converters_ask_for_comes_along(run, tiny_models, tmp_path):
