@@ -68,7 +68,7 @@ def lora_adapter(learnt: LearntModel) -> Adapter:
     missing = 0.0
     for name, module in modules.items():
         merged, left_out = _merged_change(module, before.get_submodule(name), merges)
-        if len(merged.right) and (other := _tied_to(base, f"{name}.base_layer.weight")):
+        if len(merged.right) and (other := _tied_to(base, name)):
             raise InputError(
                 f"layer {name} is tied to {other}, which changed with it, and an adapter would change the layer alone; "
                 "accepted: no --adapter"
@@ -111,10 +111,12 @@ def save_adapter(adapter: Adapter, learnt: LearntModel, folder: Path, dtype: tor
 
 
 def _tied_to(base: nn.Module, name: str) -> str | None:
-    """The name of another parameter that is held in the same memory as the one of a name; None if there is none."""
-    held = base.get_parameter(name).data_ptr()
+    """The name of another layer's parameter that is held in the memory of a layer's weight; None if there is none."""
+    held = base.get_parameter(f"{name}.base_layer.weight").data_ptr()
     others = base.named_parameters(remove_duplicate=False)
-    return next((other for other, value in others if other != name and value.data_ptr() == held), None)
+    return next(
+        (other for other, value in others if not other.startswith(f"{name}.") and value.data_ptr() == held), None
+    )
 
 
 def _not_merged(module: Any) -> Factors:
