@@ -1,3 +1,4 @@
+import os
 import random
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import pytest
 import torch
 
 from gorp import checkpoint
+from gorp.checksums import verify_folder
 from gorp.errors import GorpError, InputError
 
 STATE = {
@@ -77,6 +79,43 @@ def test_a_folder_appears_whole(tmp_path):
     checkpoint.publish_folder(unfinished, final)
     assert sorted(path.name for path in final.iterdir()) == ["checksums.json", "new"]
     assert not unfinished.exists()
+
+
+def old_and_new(tmp_path):
+    """A folder, and one that is to take its place."""
+    for name in ("final", "unfinished"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text(name)
+    return tmp_path / "unfinished", tmp_path / "final"
+
+
+def whole(tmp_path):
+    """What is in the folder, its checksums right; nothing is beside it but what was to take its place."""
+    verify_folder(tmp_path / "final")
+    assert {path.name for path in tmp_path.iterdir()} <= {"final", "unfinished"}
+    return [path.name for path in (tmp_path / "final").iterdir() if path.name != "checksums.json"]
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_a_folder_is_replaced_or_stays(tmp_path, monkeypatch, after):
+    """Where the kernel cannot exchange two names."""
+    unfinished, final = old_and_new(tmp_path)
+    rename, renamed = os.replace, []
+
+    def replace(*names):
+        renamed.append(names)
+        if len(renamed) == after + 1:
+            raise OSError(16, "Device or resource busy")
+        rename(*names)
+
+    monkeypatch.setattr("gorp.files._exchange", lambda *_: False)
+    monkeypatch.setattr("os.replace", replace)
+    with pytest.raises(GorpError, match="busy"):
+        checkpoint.publish_folder(unfinished, final)
+    assert whole(tmp_path) == ["final"]
+    (unfinished / "checksums.json").unlink()
+    checkpoint.publish_folder(unfinished, final)
+    assert whole(tmp_path) == ["unfinished"]
 
 
 def test_a_full_disk_is_an_error_of_ours(tmp_path, monkeypatch):

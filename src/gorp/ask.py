@@ -40,10 +40,10 @@ def ask(
     """
     learnt = open_learnt(run, task=task, model=model, device=join_ranks())
     encoder, evaluator = learnt.learning.encoder, learnt.learning.evaluator
-    rows = _rows(learnt, task)
-    examples = [put(prompt, rows if task is not None else [], bool(rows and rows[0].messages)) for prompt in prompts]
+    rows = _rows(learnt, task) if task is not None else []
+    examples = [put(prompt, rows) for prompt in prompts]
     if isinstance(encoder, LabelMatcher):
-        examples = [_with_labels(example, options, rows if task is not None else [], learnt) for example in examples]
+        examples = [_with_labels(example, options, rows, learnt) for example in examples]
     elif options:
         check_likelihoods(learnt.learning.base, encoder)
         evaluator.answers = "options"
@@ -53,10 +53,13 @@ def ask(
     return evaluator.predict(examples, max_new_tokens=max_new_tokens or learnt.config.training.max_target_length)
 
 
-def put(text: str, rows: Sequence[Example], is_conversation: bool) -> Example:
-    """A text as most rows put theirs, between what these have in common; as it stands where they have nothing."""
-    if is_conversation:
-        return messages_example((("user", text),), "")
+def put(text: str, rows: Sequence[Example]) -> Example:
+    """A text as most rows put theirs, between what these have in common; as it stands where they have nothing.
+
+    Of conversations that is the turns that they begin with.
+    """
+    if 2 * sum(bool(row.messages) for row in rows) > len(rows):
+        return messages_example((*_opening(rows), ("user", text)), "")
     around = Counter(
         (row.prompt[:start], row.prompt[end:]) for row in rows for start, end in (row.truncatable,) if start < end
     )
@@ -67,12 +70,17 @@ def put(text: str, rows: Sequence[Example], is_conversation: bool) -> Example:
     return Example(f"{head}{text}{tail}", "", (len(head), len(head) + len(text)))
 
 
-def _rows(learnt: LearntModel, task: str | None) -> list[Example]:
-    """Rows that the run keeps, of the task if one is named."""
+def _opening(rows: Sequence[Example]) -> tuple[tuple[str, str], ...]:
+    """The turns that most conversations begin with, before the last of each: a system's, as a rule."""
+    begun = Counter(row.messages[:length] for row in rows for length in range(1, len(row.messages)))
+    return max((turns for turns, count in begun.items() if 2 * count > len(rows)), key=len, default=())
+
+
+def _rows(learnt: LearntModel, task: str) -> list[Example]:
+    """Rows of a task that the run keeps."""
     tasks = learnt.folder.tasks()
-    if task is not None:
-        tasks = [tasks[find_task([known.name for known in tasks], task)]]
-    return [row for known in tasks for row in (*known.test, *known.validation)]
+    known = tasks[find_task([known.name for known in tasks], task)]
+    return [*known.test, *known.validation]
 
 
 def _with_labels(example: Example, options: Sequence[str], rows: Sequence[Example], learnt: LearntModel) -> Example:

@@ -120,8 +120,8 @@ def publish_folder(unfinished: Path, final: Path) -> None:
         GorpError: the disk refuses.
     """
     try:
-        checksums = checksums_of(unfinished, (file.name for file in unfinished.iterdir() if file.is_file()))
-        (unfinished / CHECKSUMS).write_text(checksums, encoding="utf-8")
+        files = (file.relative_to(unfinished).as_posix() for file in unfinished.rglob("*") if file.is_file())
+        (unfinished / CHECKSUMS).write_text(checksums_of(unfinished, files), encoding="utf-8")
         for file in unfinished.rglob("*"):
             sync(file)
         sync(unfinished)

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gorp.errors import InputError
 from gorp.files import read_json
@@ -64,6 +64,27 @@ def verify_folder(folder: Path) -> None:
         if not (folder / name).exists():
             raise InputError(f"{folder / name}: no such file; put back a copy of it")
         verify(folder / name)
+
+
+def touched(folder: Path) -> dict[str, Literal["added", "changed"]]:
+    """The files, at any depth, that ``checksums.json`` does not name, or that are no longer what it says.
+
+    Raises:
+        InputError: the checksums are damaged.
+        OSError: a file cannot be read.
+    """
+    beside = folder / CHECKSUMS
+    digests = read_json(beside) if beside.exists() else {}
+    if not isinstance(digests, dict):
+        raise InputError(f"{beside}: expected names and checksums; put back a copy of it")
+    found: dict[str, Literal["added", "changed"]] = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path != beside):
+        name = path.relative_to(folder).as_posix()
+        if name not in digests:
+            found[name] = "added"
+        elif digests[name] != _digest(path):
+            found[name] = "changed"
+    return found
 
 
 def is_expected(path: Path) -> bool:

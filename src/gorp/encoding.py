@@ -89,6 +89,12 @@ class Encoder:
         except InputError as error:
             raise InputError(f"task {task.name!r}: {error}") from None
 
+    def generating(self, max_new_tokens: int) -> dict[str, int | bool]:
+        """What ``generate`` is to be given, whatever a model's own settings: greedy, until an answer is closed."""
+        start = {"decoder_start_token_id": self.decoder_start} if self.kind == "seq2seq" else {}
+        ends = {"eos_token_id": self.end, "pad_token_id": self.pad}
+        return {"max_new_tokens": max_new_tokens, "do_sample": False, "num_beams": 1, **ends, **start}
+
     def row(self, example: Example) -> Row:
         """The example in token ids; a long prompt is cut where it may be, a long answer at its end."""
         prompt = encode(example, self.tokenizer, self._max_source_length)

@@ -161,13 +161,7 @@ class Evaluator:
 
     def _generate(self, prompts: Prompts, part: Sequence[int]) -> list[str]:
         settings = GenerationConfig(  # type: ignore[no-untyped-call]  # transformers
-            max_new_tokens=prompts.max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            use_cache=True,
-            eos_token_id=self.encoder.end,
-            pad_token_id=self.encoder.pad,
-            decoder_start_token_id=self.encoder.decoder_start if self.encoder.kind == "seq2seq" else None,
+            use_cache=True, **self.encoder.generating(prompts.max_new_tokens)
         )
         inputs = self._inputs(prompts, part)
         checks = LogitsProcessorList([_refuse_not_finite])

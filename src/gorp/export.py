@@ -10,13 +10,13 @@ from typing import Any, Literal
 from peft.tuners.lora import LoraLayer
 
 from gorp import __version__, fidelity
-from gorp.backbones import DTYPES
+from gorp.backbones import DTYPES, known_models
 from gorp.base_files import add_base_files
 from gorp.checkpoint import FORMAT_VERSION
 from gorp.config import GORPConfig
 from gorp.errors import InputError, nearest
 from gorp.export_folder import check_place, new_export, run_identity
-from gorp.hub import hub_id
+from gorp.hub import hub_id, public_name
 from gorp.learnt_model import LearntModel, open_learnt
 from gorp.lora_adapter import lora_adapter, save_adapter
 from gorp.plain_model import plain_model
@@ -94,17 +94,17 @@ def export_run(
 
 def _facts(learnt: LearntModel, form: Form, place: str, notes: Sequence[str], folder: Path) -> CardFacts:
     encoder = learnt.learning.encoder
-    base_on_hub = hub_id(learnt.source)
     return CardFacts(
         form=form,
         kind=encoder.kind,
-        base=base_on_hub or Path(learnt.source).name,
-        base_on_hub=base_on_hub,
+        base=public_name(learnt.source),
+        base_on_hub=hub_id(learnt.source),
+        base_is_known=learnt.source in known_models(),
         place=place,
         notes=notes,
         task=learnt.task,
         labels=next((known.labels for known in reversed(learnt.tasks) if known.labels), ("one", "another")),
-        max_new_tokens=learnt.config.training.max_target_length,
+        generating={} if encoder.kind == "encoder" else encoder.generating(learnt.config.training.max_target_length),
         is_sentence_transformer=(folder / "modules.json").exists(),
         has_space=learnt.files.space is not None,
         attach=_attach_settings(learnt) if learnt.config.method == "gorp" else {},

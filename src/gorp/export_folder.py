@@ -14,7 +14,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from gorp.checkpoint import publish_folder
-from gorp.checksums import CHECKSUMS
+from gorp.checksums import touched
 from gorp.errors import GorpError, InputError
 from gorp.files import locked, read_json
 from gorp.run_folder import RunFolder
@@ -31,34 +31,32 @@ def run_identity(folder: RunFolder) -> str:
 
 
 def check_place(out: Path, run: str, overwrite: bool) -> None:
-    """Refuse a folder that holds anything but an export of the same run.
+    """Refuse a folder that holds anything but an export of the same run, as it was written.
 
     Args:
         out: need not exist.
         run: `run_identity` of the run to be exported.
-        overwrite: accept an export of any run, whatever was put beside it since.
+        overwrite: accept an export of any run, whatever was put or changed there since.
 
     Raises:
         InputError: it does; what is no export is never accepted.
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; an export needs a folder")
-    there = {entry.name for entry in out.iterdir()} if out.exists() else set()
-    if not there:
+    if not out.exists() or not any(out.iterdir()):
         return
-    if MARKER not in there:
+    if not (out / MARKER).exists():
         raise InputError(f"{out}: holds files that are no export ({MARKER} is missing); give another folder")
     told = read_json(out / MARKER)
-    if not isinstance(told, dict) or not isinstance(told.get("files"), list):
-        raise InputError(f"{out / MARKER}: key 'files' is missing; give another folder")
+    if not isinstance(told, dict) or "run" not in told:
+        raise InputError(f"{out / MARKER}: key 'run' is missing; give another folder")
     if overwrite:
         return
-    if told.get("run") != run:
+    if told["run"] != run:
         raise InputError(f"{out}: is the export of another run; give another folder, or --overwrite")
-    if added := sorted(there.difference(told["files"], (MARKER, CHECKSUMS))):
-        raise InputError(
-            f"{out}: {added[0]} was added since this was exported, and would go; move it, or give --overwrite"
-        )
+    if found := touched(out):
+        name, how = next(iter(found.items()))
+        raise InputError(f"{out}: {name} was {how} since this was exported, and would go; move it, or give --overwrite")
 
 
 @contextmanager
@@ -76,8 +74,7 @@ def new_export(out: Path, told: Mapping[str, Any]) -> Iterator[Path]:
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir()
             yield unfinished
-            files = sorted(entry.name for entry in unfinished.iterdir())
-            (unfinished / MARKER).write_text(json.dumps({**told, "files": files}, indent=1) + "\n", encoding="utf-8")
+            (unfinished / MARKER).write_text(json.dumps(dict(told), indent=1) + "\n", encoding="utf-8")
             publish_folder(unfinished, out)
         except (OSError, SafetensorError) as error:
             raise GorpError(f"cannot write {out}: {error}; what stood there before is untouched") from error

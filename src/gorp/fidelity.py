@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
 
-from gorp._injection import ADAPTER
 from gorp._quantized import quantized_layers
 from gorp._rounding import REMAINDER
 from gorp.backbones import DTYPES
 from gorp.learnt_model import LearntModel
 from gorp.lora_adapter import Adapter
-from gorp.plain_model import holder
+from gorp.plain_model import has_factors, holder
 
 
 def of_model(learnt: LearntModel, dtype: torch.dtype | None) -> list[str]:
@@ -23,7 +20,6 @@ def of_model(learnt: LearntModel, dtype: torch.dtype | None) -> list[str]:
     sentences = []
     layers = [base.get_submodule(name) for name in learnt.learning.method.layer_names()]
     quantized = any(quantized_layers(base))
-    beside = any(_acts(layer.lora_B[ADAPTER]) for layer in layers if isinstance(layer, LoraLayer))
     stored = {holder(layer).weight.dtype for layer in layers if holder(layer).weight.is_floating_point()}
     stored = stored or {DTYPES[learnt.config.dtype]}
     exactly = sum(hasattr(holder(layer), REMAINDER) for layer in layers)
@@ -32,7 +28,7 @@ def of_model(learnt: LearntModel, dtype: torch.dtype | None) -> list[str]:
             f"The run holds its base in {learnt.config.quantize}. Here every weight is written out as what its codes "
             "stand for, with what was learnt added: answers are those of the run but for rounding."
         )
-    elif beside:
+    elif has_factors(learnt):
         sentences.append(
             "The run's LoRA factors are added to the weights: answers are those of the run but for rounding."
         )
@@ -69,11 +65,6 @@ def of_adapter(learnt: LearntModel, adapter: Adapter, dtype: torch.dtype | None)
 def _autocast(learnt: LearntModel) -> Iterator[str]:
     if learnt.config.training.precision == "bf16":
         yield "The run answers under autocast to bfloat16 (`training.precision`); so does who wants the same answers."
-
-
-def _acts(factor: Any) -> bool:
-    """Whether a LoRA factor that starts at zero has left it."""
-    return bool(factor.weight.any())
 
 
 def _names(dtypes: set[torch.dtype]) -> str:

@@ -123,7 +123,11 @@ def replace_folder(new: Path, place: Path) -> None:
         old = new.with_name(f"{new.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         os.replace(place, old)
-        os.replace(new, place)
+        try:
+            os.replace(new, place)
+        except OSError:
+            os.replace(old, place)
+            raise
     sync(place.parent)
     shutil.rmtree(old, ignore_errors=True)
 

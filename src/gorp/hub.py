@@ -27,6 +27,11 @@ def hub_id(model: str) -> str | None:
     return model if _is_repo(model) and model not in known_models() and not Path(model).exists() else None
 
 
+def public_name(model: str) -> str:
+    """What to call a model before others: its id on the hub, or its name without where it is on this machine."""
+    return hub_id(model) or Path(model).name
+
+
 def _is_repo(name: str) -> bool:
     try:
         validate_repo_id(name)

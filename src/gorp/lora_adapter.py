@@ -17,6 +17,7 @@ from gorp._quantized import StackedLinear
 from gorp._rounding import REMAINDER
 from gorp._weights import read_weight
 from gorp.errors import InputError
+from gorp.hub import public_name
 from gorp.learnt_model import LearntModel
 from gorp.run_setup import load_base
 
@@ -51,7 +52,8 @@ def lora_adapter(learnt: LearntModel) -> Adapter:
     merged is the difference of weights, of which what rounding left is not taken for something learnt.
 
     Raises:
-        InputError: a layer learnt otherwise than by LoRA, or none learnt anything.
+        InputError: a layer learnt otherwise than by LoRA, or changed another that it is tied to, or none learnt
+            anything.
     """
     method, base = learnt.learning.method, learnt.learning.base
     modules = {name: base.get_submodule(name) for name in method.layer_names()}
@@ -66,6 +68,11 @@ def lora_adapter(learnt: LearntModel) -> Adapter:
     missing = 0.0
     for name, module in modules.items():
         merged, left_out = _merged_change(module, before.get_submodule(name), merges)
+        if len(merged.right) and (other := _tied_to(base, name)):
+            raise InputError(
+                f"layer {name} is tied to {other}, which changed with it, and an adapter would change the layer alone; "
+                "accepted: no --adapter"
+            )
         factors = _joined([merged, _not_merged(module)])
         missing = max(missing, left_out)
         if len(factors.right):
@@ -89,7 +96,7 @@ def save_adapter(adapter: Adapter, learnt: LearntModel, folder: Path, dtype: tor
         r=rank,
         lora_alpha=rank,
         target_modules=list(adapter.layers),
-        base_model_name_or_path=learnt.source,
+        base_model_name_or_path=public_name(learnt.source),
         task_type=_TASK_TYPES[learnt.learning.encoder.kind],
         inference_mode=True,
     )
@@ -101,6 +108,15 @@ def save_adapter(adapter: Adapter, learnt: LearntModel, folder: Path, dtype: tor
             padded = nn.functional.pad(tensor, padding).to(dtype or torch.float32)
             tensors[f"base_model.model.{name}.lora_{factor}.weight"] = padded.contiguous()
     save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
+
+
+def _tied_to(base: nn.Module, name: str) -> str | None:
+    """The name of another layer's parameter that is held in the memory of a layer's weight; None if there is none."""
+    held = base.get_parameter(f"{name}.base_layer.weight").data_ptr()
+    others = base.named_parameters(remove_duplicate=False)
+    return next(
+        (other for other, value in others if not other.startswith(f"{name}.") and value.data_ptr() == held), None
+    )
 
 
 def _not_merged(module: Any) -> Factors:

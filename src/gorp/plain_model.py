@@ -6,9 +6,11 @@ import copy
 from typing import Any, cast
 
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
+from gorp._injection import ADAPTER
 from gorp._quantized import dequantized, quantized_layers
 from gorp._rounding import split
 from gorp.backbones import DTYPES, load_pooler
@@ -16,7 +18,9 @@ from gorp.encoding import Encoder
 from gorp.errors import InputError
 from gorp.learnt_model import LearntModel
 
-_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+_DRAWING = ("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
+_BEAMS = ("early_stopping", "length_penalty")
+_CACHES = ("cache_implementation", "cache_config")
 
 
 @torch.no_grad()
@@ -52,9 +56,10 @@ def plain_model(learnt: LearntModel, dtype: torch.dtype | None = None) -> PreTra
     model.tie_weights()
     for name, value in model.state_dict().items():
         if value.data_ptr() != tensors[name].data_ptr() and not value.equal(tensors[name]):
+            way = "--adapter" if has_factors(learnt) else "the dtype of the run"
             raise InputError(
-                f"{name} is tied to a weight that learnt apart from it, and a plain model holds both as one; accepted: "
-                "--adapter, or the dtype of the run"
+                f"{name} is tied to a weight that learnt apart from it, and a plain model holds both as one; "
+                f"accepted: {way}"
             )
     if model.can_generate():
         model.generation_config = _ending(base.generation_config, learnt.learning.encoder)
@@ -64,6 +69,13 @@ def plain_model(learnt: LearntModel, dtype: torch.dtype | None = None) -> PreTra
 def holder(module: nn.Module) -> Any:
     """The module whose weight a layer that learns changes: peft's base layer, or the module itself."""
     return getattr(module, "base_layer", module)
+
+
+def has_factors(learnt: LearntModel) -> bool:
+    """Whether LoRA factors that are not merged stand beside a weight."""
+    base = learnt.learning.base
+    layers = (base.get_submodule(name) for name in learnt.learning.method.layer_names())
+    return any(_acts(layer.lora_B[ADAPTER]) for layer in layers if isinstance(layer, LoraLayer))
 
 
 def rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -92,6 +104,11 @@ def _merged(learnt: LearntModel, dtype: torch.dtype | None) -> dict[str, Tensor]
     return {name: value.detach().cpu() for name, value in merged.items()}
 
 
+def _acts(factor: Any) -> bool:
+    """Whether a LoRA factor that starts at zero has left it."""
+    return bool(factor.weight.any())
+
+
 def _dtype(learnt: LearntModel) -> torch.dtype:
     """What the base model was loaded in."""
     return DTYPES[learnt.config.dtype]
@@ -104,10 +121,21 @@ def _ending(base: GenerationConfig, encoder: Encoder) -> GenerationConfig:
     known = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
     if encoder.end not in known:
         settings.eos_token_id = [*known, encoder.end] if known else encoder.end
-    if settings.pad_token_id is None:
+    if settings.pad_token_id is None or settings.pad_token_id < 0:
         settings.pad_token_id = encoder.pad
-    try:
-        settings.validate(strict=True)
-    except ValueError:  # such as a temperature where nothing is drawn, with which transformers loads but never saves
-        return GenerationConfig(**{token: getattr(settings, token) for token in _TOKENS})  # type: ignore[no-untyped-call]
+    for setting in _idle(settings):
+        setattr(settings, setting, None)
     return settings
+
+
+def _idle(settings: GenerationConfig) -> list[str]:
+    """Settings that do nothing beside the others, such as a temperature where nothing is drawn.
+
+    transformers loads a model with these, but never saves it.
+    """
+    return [
+        *(() if settings.do_sample else _DRAWING),
+        *(_BEAMS if (settings.num_beams or 1) == 1 else ()),
+        *(_CACHES if settings.use_cache is False else ()),
+        *(() if settings.return_dict_in_generate else settings.extra_output_flags),
+    ]

@@ -247,7 +247,9 @@ def describe_scores(tasks: Sequence[str], scores: Sequence[float | None]) -> str
 
 
 def describe_duration(seconds: float) -> str:
-    """``"42 s"``, ``"3 min 05 s"`` or ``"2 h 10 min"``."""
+    """``"1.2 s"``, ``"42 s"``, ``"3 min 05 s"`` or ``"2 h 10 min"``."""
+    if seconds < 10:
+        return f"{round(seconds, 2):.2g} s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

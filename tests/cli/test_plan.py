@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from gorp.cli.main import build_app, main
 from gorp.forecast import Forecast
-from gorp.report.forecast import duration, size
+from gorp.report.forecast import size
 
 
 @pytest.fixture
@@ -44,4 +44,3 @@ def test_what_is_wrong_is_named(config: Path, capsys: pytest.CaptureFixture[str]
 
 def test_figures_are_short() -> None:
     assert [size(count) for count in (0, 999, 1000, 123_456, 7e9)] == ["0 B", "999 B", "1 kB", "123 kB", "7 GB"]
-    assert [duration(seconds) for seconds in (1.234, 119, 600, 9000)] == ["1.23 s", "119 s", "10 min", "2.5 h"]

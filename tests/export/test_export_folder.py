@@ -75,9 +75,17 @@ def test_an_export_takes_the_place_of_one_of_the_same_run_alone(run, tmp_path):
         export_run(run("causal", "seq-lora"), out)
     export_run(run("causal", "seq-lora"), out, overwrite=True)
     assert not (out / "gradient_space.safetensors").exists()
-    (out / "model.gguf").write_text("converted")
-    with pytest.raises(InputError, match=r"model\.gguf was added since this was exported, and would go; move it"):
+    card = (out / "README.md").read_text()
+    (out / "README.md").write_text(f"{card}\nMy licence.\n")
+    with pytest.raises(InputError, match=r"README\.md was changed since this was exported, and would go; move it"):
         export_run(run("causal", "seq-lora"), out)
+    (out / "README.md").write_text(card)
+    (out / "quantised").mkdir()
+    (out / "quantised" / "model.gguf").write_text("converted")
+    with pytest.raises(InputError, match=r"quantised/model\.gguf was added since this was exported, and would go"):
+        export_run(run("causal", "seq-lora"), out)
+    export_run(run("causal", "seq-lora"), out, overwrite=True)
+    assert not (out / "quantised").exists()
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.tex").write_text("years of work")

@@ -35,6 +35,9 @@ def test_what_tasks_merged_is_one_adapter_of_the_sum_of_their_ranks(run, tiny_mo
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 6, 6)
     assert not config["rank_pattern"]
+    assert config["base_model_name_or_path"] == tiny_models[kind].name
+    for path in (tmp_path / "out").iterdir():
+        assert str(tiny_models[kind]).encode() not in path.read_bytes(), f"{path.name} tells where the base was"
     base = LOADERS[kind].from_pretrained(tiny_models[kind])
     before = computed(base.eval(), kind)
     expected = of_run(folder, kind)

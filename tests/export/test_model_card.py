@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 from exports import LORA_ONLY
 from huggingface_hub import ModelCard
 
+from gorp.ask import ask
 from gorp.export import export_run
 from gorp.report.record import RunRecord
 
@@ -28,6 +31,26 @@ def test_its_code_loads_the_export_and_goes_on_learning(run, tiny_models, tmp_pa
     exec(load, names)
     assert capsys.readouterr().out
     exec(go_on.replace("...  # ordinary training on the new task", "train()"), names | {"train": lambda: None})
+
+
+@pytest.mark.parametrize("adapter", [False, True], ids=["model", "adapter"])
+def test_its_code_answers_as_the_run_does_whatever_the_base_says(run, tiny_models, tmp_path, monkeypatch, adapter):
+    base = tmp_path / "base"
+    shutil.copytree(tiny_models["causal"], base)
+    settings = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**settings, "eos_token_id": None, "pad_token_id": None}))
+    (base / "generation_config.json").write_text('{"num_beams": 3, "repetition_penalty": 1.2}')
+    folder = run("causal", model=base, gorp=LORA_ONLY)
+    export_run(folder, tmp_path / "out", adapter=adapter)
+    code = re.search(r"```python\n(.*?)```", (tmp_path / "out" / "README.md").read_text(), re.DOTALL).group(1)
+    monkeypatch.chdir(tmp_path)
+    prompts = ["What act is named ? the red cat sleeps", "the dog eats red green"]
+    for prompt, expected in zip(prompts, ask(folder, prompts), strict=True):
+        names: dict[str, object] = {}
+        exec(code.replace("a prompt, in the form that it learnt from", prompt), names)
+        start = names["inputs"]["input_ids"].shape[1]
+        assert names["tokenizer"].decode(names["answer"][0, start:], skip_special_tokens=True) == expected
+        assert names["answer"][0, -1] == 1, "it goes on until it may not"
 
 
 def test_the_layers_that_it_goes_on_with_are_those_of_the_run(run, tmp_path):

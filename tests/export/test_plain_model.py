@@ -135,9 +135,25 @@ def test_a_weight_that_learnt_apart_from_what_it_is_tied_to_is_refused(run, tiny
     save_tied(tiny_models["causal"], "causal", tmp_path / "base")
     lora = {"rank": 2, "targets": ["lm_head", "q_proj"]}
     folder = run("causal", "seq-lora", tmp_path / "base", lora=lora)
-    with pytest.raises(InputError, match=r"lm_head\.weight is tied to a weight that learnt apart from it"):
+    with pytest.raises(InputError, match=r"lm_head\.weight is tied to a weight that learnt apart .*: --adapter$"):
         export_run(folder, tmp_path / "out")
     export_run(folder, tmp_path / "out", adapter=True)
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings:UserWarning")
+def test_what_is_tied_and_merged_changed_both_and_fits_in_no_adapter(run, tiny_models, tmp_path):
+    save_tied(tiny_models["causal"], "causal", tmp_path / "base")
+    targets = {"rank": 2, "refresh_every": 2, "lora_targets": ["lm_head", "q_proj"], "full_rank_targets": []}
+    folder = run("causal", model=tmp_path / "base", gorp=targets)
+    with pytest.raises(InputError, match=r"layer lm_head is tied to model\.embed_tokens\.weight, .*: no --adapter$"):
+        export_run(folder, tmp_path / "out", adapter=True)
+    export_run(folder, tmp_path / "out")
+    model = LOADERS["causal"].from_pretrained(tmp_path / "out").eval()
+    assert_same(computed(model, "causal"), of_run(folder, "causal"))
+    exact = run("causal", model=tmp_path / "base", gorp=targets, dtype="bfloat16")
+    with pytest.raises(InputError, match=r"learnt apart from it, .*: the dtype of the run$"):
+        export_run(exact, tmp_path / "exact", dtype="float32")
+    export_run(exact, tmp_path / "exact")
 
 
 def test_an_encoder_keeps_the_pooling_layer_of_its_base_if_it_has_one(run, tiny_models, tmp_path):
@@ -178,10 +194,27 @@ def test_answers_end_where_they_did_in_the_run(run, tiny_models, tmp_path):
     settings = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert settings["eos_token_id"] == [7, 1]
     assert settings["pad_token_id"] == 0
-    (base / "generation_config.json").write_text('{"eos_token_id": 1, "temperature": 0.5}')  # which is never saved
-    export_run(run("causal", model=base), tmp_path / "out")
+
+
+def test_settings_that_the_run_answers_with_come_along_without_those_that_do_nothing(run, tiny_models, tmp_path):
+    """The latter are such as transformers loads but never saves."""
+    base = tmp_path / "base"
+    shutil.copytree(tiny_models["causal"], base)
+    acting = {"eos_token_id": [7, 1], "repetition_penalty": 3.0, "no_repeat_ngram_size": 2}
+    idle = {"temperature": 0.9, "top_p": 0.8, "top_k": 5, "length_penalty": 0.5, "output_scores": True}
+    (base / "generation_config.json").write_text(json.dumps({**acting, **idle, "pad_token_id": -1}))
+    folder = run("causal", model=base)
+    export_run(folder, tmp_path / "out")
     settings = json.loads((tmp_path / "out" / "generation_config.json").read_text())
-    assert (settings["eos_token_id"], settings.get("temperature")) == (1, None)
+    assert acting.items() <= settings.items()
+    assert settings["pad_token_id"] == 0 and not idle.keys() & {key for key in settings if settings[key] is not None}
+    model = LOADERS["causal"].from_pretrained(tmp_path / "out").eval()
+    assert_same(computed(model, "causal"), of_run(folder, "causal"))
+    drawing = {"do_sample": True, "temperature": 0.9, "repetition_penalty": 3.0}
+    (base / "generation_config.json").write_text(json.dumps(drawing))
+    export_run(folder, tmp_path / "out")
+    settings = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert drawing.items() <= settings.items()
 
 
 def test_a_vocabulary_that_converters_ask_for_comes_along(run, tiny_models, tmp_path):

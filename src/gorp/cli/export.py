@@ -34,7 +34,8 @@ def command(
         str | None, typer.Option(help="Where the base model is now.", show_default="as in the run")
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an export of another run, too, and what was put beside it.")
+        bool,
+        typer.Option("--overwrite", help="Replace an export of another run, too, or one that was changed."),
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from gorp.forecast import Forecast
+from gorp.progress import describe_duration
 from gorp.report.tables import Grid, to_rich
 from gorp.report.terminal import open_console
 
@@ -18,13 +19,6 @@ def size(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     raise AssertionError
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def forecast_grids(found: Forecast) -> list[Grid]:
@@ -45,9 +39,10 @@ def forecast_grids(found: Forecast) -> list[Grid]:
     for index, task in enumerate(found.tasks):
         operations = found.operations
         own = operations.own[index] / max(1, operations.training[index])
-        times = ("-", "-")
+        times: tuple[str, ...] = ("-", "-")
         if found.time is not None:
-            times = (duration(found.time.training[index]), duration(found.time.evaluation[index + 1]))
+            seconds = (found.time.training[index], found.time.evaluation[index + 1])
+            times = tuple(map(describe_duration, seconds))
         figures = (
             f"{found.steps[index]:,}",
             f"{found.tokens[index]:,}",
@@ -91,9 +86,10 @@ def sentences(found: Forecast) -> list[str]:
     lines.append(f"operations of all evaluation: at most {found.operations.evaluation:.3g}")
     if (time := found.time) is not None:
         scaled = ", scaled from one block and two" if time.scaled_from_blocks else ""
-        kept = "" if time.keeping is None else f", {duration(time.keeping)} to end a task"
+        kept = "" if time.keeping is None else f", {describe_duration(time.keeping)} to end a task"
+        total, evaluation = describe_duration(time.total), describe_duration(sum(time.evaluation))
         lines.append(
-            f"time: about {duration(time.total)} in all, of which evaluation {duration(sum(time.evaluation))}{kept}; "
+            f"time: about {total} in all, of which evaluation {evaluation}{kept}; "
             f"from {time.steps} steps on this machine{scaled}"
         )
     lines += [f"assumed: {line}" for line in found.assumed]

@@ -31,11 +31,12 @@ class CardFacts:
         kind: how the model answers: seq2seq, causal or encoder.
         base: name of the base model, no path.
         base_on_hub: its id there, if it is there.
+        base_is_known: whether its name stands for it wherever gorp is.
         place: where the export is loaded from: its id on the hub, or the name of its folder.
         notes: sentences on how near the export comes to the run's own model.
         task: the only task that the export answers, if it is of one.
         labels: that an encoder chooses among, in the example.
-        max_new_tokens: of an answer, in the example.
+        generating: arguments of ``generate``, in the example; an encoder has none.
         is_sentence_transformer: whether that library loads it, too.
         has_space: whether the gradient space is beside it.
         attach: arguments of `gorp.GORPConfig` to go on with, as python's values; none where the method is another.
@@ -46,10 +47,11 @@ class CardFacts:
     base: str
     base_on_hub: str | None
     place: str
+    base_is_known: bool = False
     notes: Sequence[str] = ()
     task: str | None = None
     labels: Sequence[str] = ()
-    max_new_tokens: int = 50
+    generating: Mapping[str, Any] = field(default_factory=dict)
     is_sentence_transformer: bool = False
     has_space: bool = False
     attach: Mapping[str, Any] = field(default_factory=dict)
