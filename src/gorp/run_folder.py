@@ -55,13 +55,17 @@ P = ParamSpec("P")
 
 @dataclass(frozen=True)
 class StageFiles:
-    """What is kept when a stage is finished; ``row_scores`` are those of each task's rows, in percent."""
+    """What is kept when a stage is finished; ``row_scores`` are those of each task's rows, in percent.
+
+    ``space_replaced`` says that another space than that of the stage, in which the weights were made, stands in for it.
+    """
 
     weights: Mapping[str, Tensor]
     method: Mapping[str, Tensor]
     space: GradientSpace | None
     inputs: Mapping[str, Tensor]
     row_scores: Mapping[str, Tensor] = field(default_factory=dict)
+    space_replaced: bool = False
 
 
 def by_first_rank(write: Callable[Concatenate[RunFolder, P], None]) -> Callable[Concatenate[RunFolder, P], None]:
@@ -260,7 +264,7 @@ class RunFolder:
         weights, method = (load_tensors(folder / f"{part}.safetensors") for part in ("weights", "method"))
         own = folder if stages is not None else self.path / str(state.space)
         space = GradientSpace.load(own / SPACE) if is_expected(own / SPACE) else None
-        return StageFiles(weights, method, space, {})
+        return StageFiles(weights, method, space, {}, space_replaced=own != folder)
 
     def stages_by_task(self) -> dict[str, int]:
         """How many tasks were learnt at the end of each stage, by the name of the task that it ended with."""
