@@ -9,7 +9,7 @@ import torch
 
 from gorp.backbones import load_backbone
 from gorp.difference import compare_stages
-from gorp.errors import InputError
+from gorp.errors import GorpError, InputError
 from gorp.learner import ContinualLearner
 from gorp.retraction import removable, retract
 from gorp.rollback import roll_back
@@ -282,6 +282,41 @@ def test_a_task_that_is_put_back_and_rolled_back_again_leaves_it_retracted(run, 
         for to, withdrawn in (("animal", []), ("colour", ["colour"])):
             roll_back(folder, to)
             assert folder.stage_files().space.retracted == folder.record().retracted == withdrawn
+
+
+def test_what_was_retracted_after_a_roll_back_is_not_lost_to_the_next_one(run, tasks, tmp_path):
+    path = shutil.copytree(run, tmp_path / "run")
+    learn(path, tasks[2])
+    with (folder := RunFolder(path)).locked():
+        roll_back(folder, "animal")
+        retract_task(folder, "animal")
+        for to in ("colour", "animal"):
+            roll_back(folder, to)
+        assert folder.stage_files().space.retracted == folder.record().retracted == ["animal"]
+        roll_back(folder, "animal")  # undoes it, for good
+        for to in ("colour", "animal"):
+            roll_back(folder, to)
+        assert folder.stage_files().space.retracted == folder.record().retracted == []
+
+
+def test_a_damaged_space_is_not_rolled_back_to(run, tasks, tmp_path):
+    path = shutil.copytree(run, tmp_path / "run")
+    retracted(path)
+    learn(path, tasks[2])
+    damaged = path / "task-02-animal" / "retracted-01" / "gradient_space.safetensors"
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with (folder := RunFolder(path)).locked(), pytest.raises(InputError, match="retracted-01.*is damaged"):
+        roll_back(folder, "animal")
+    assert folder.state.stages == 3
+
+
+def test_a_model_in_memory_does_not_learn_in_the_space_of_before(run, tasks, tmp_path):
+    learner = open_run(shutil.copytree(run, tmp_path / "run"))
+    with learner.folder.locked():
+        retract_task(learner.folder, "animal")
+    with pytest.raises(GorpError, match="make a new learner"):
+        learner.learn(tasks[2])
 
 
 def test_a_kill_at_any_instant_leaves_the_old_space_or_the_new_one(run, tmp_path, monkeypatch):

@@ -348,6 +348,6 @@ class ProjectedLinear(FullRankLinear):
     @torch.no_grad()
     def restart(self, task: int) -> None:
         super().restart(task)
-        self.start = seeded_normal(*self.start.shape, self.task_seed).to(self.U)
+        self.start = seeded_normal(self.in_features, self.start.shape[1], self.task_seed).to(self.U)
         self.refresh_due = True
         self.skipped_refreshes = 0

@@ -147,7 +147,7 @@ class RunFolder:
     def add_tasks(self, tasks: Sequence[Task], record: RunRecord, unseen: Sequence[Task] = ()) -> None:
         """Remember tasks, their rows for evaluation, and a record that has a place for each."""
         state = self._state()
-        forget_timeline(self.path, state)
+        self._forget_what_was_rolled_back()
         for position, task in enumerate(tasks, start=len(state.tasks)):
             write_rows(self.path / task_folder(position, task.name), task)
         for position, task in enumerate(unseen, start=len(state.unseen)):
@@ -195,7 +195,7 @@ class RunFolder:
     def save_flight(self, task: int, step: int, flight: Mapping[str, Any]) -> None:
         """Save a training in flight; it replaces the one before."""
         state = self._state()
-        forget_timeline(self.path, state)
+        self._forget_what_was_rolled_back()
         parent = task_folder(task, state.tasks[task].name)
         name = f"{parent}/step-{step:06d}"
         self._publish(name, lambda folder: save_state(folder, "flight", dict(flight)))
@@ -218,7 +218,7 @@ class RunFolder:
     def finish_stage(self, record: RunRecord, files: StageFiles) -> None:
         """Save a finished stage with the record that ends in it; the training in flight is over."""
         state = self._state()
-        forget_timeline(self.path, state)
+        self._forget_what_was_rolled_back()
         stages = record.stages[-1].index + 1
         learnt = Event.now("learnt", record.stages[-1].task, stages, attempt_due(state.events))
         spaces = {earlier: space for earlier, space in state.spaces.items() if earlier < stages}
@@ -247,9 +247,9 @@ class RunFolder:
         self._tidy()
 
     @property
-    def stands_at(self) -> str | None:
-        """Folder of the last finished stage; None before the first."""
-        return self.state.after if self.state else None
+    def stands_at(self) -> tuple[str | None, str | None]:
+        """Folders of the last finished stage and of the gradient space in force; None before the first."""
+        return (self.state.after, self.state.space) if self.state else (None, None)
 
     def stage_files(self, stages: int | None = None) -> StageFiles | None:
         """What the last finished stage left, or the one that made it so many tasks, without what is kept per task.
@@ -265,11 +265,6 @@ class RunFolder:
         own = folder if stages is not None else self.path / str(state.space)
         space = GradientSpace.load(own / SPACE) if is_expected(own / SPACE) else None
         return StageFiles(weights, method, space, {}, space_replaced=own != folder)
-
-    def stages_by_task(self) -> dict[str, int]:
-        """How many tasks were learnt at the end of each stage, by the name of the task that it ended with."""
-        record = self.record()
-        return {record.tasks[stage.index]: stage.index + 1 for stage in record.stages}
 
     def inputs(self) -> dict[str, dict[str, Tensor]]:
         """Held-out layer inputs of every task learnt so far, by task."""
@@ -288,18 +283,23 @@ class RunFolder:
                 found[known.name] = load_tensors(path)
         return found
 
+    def _forget_what_was_rolled_back(self) -> None:
+        if forget_timeline(self.path):
+            self._tidy()
+
     def _tidy(self) -> None:
         """Remove what ``state.json`` does not name; bring the record and the space at the top up to the last stage."""
         if self.state is None:
             return
         for unnamed in [*self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp")]:
             unnamed.unlink(missing_ok=True)
-        for leftover in [*self.path.glob("task-*/step-*"), *self.path.glob(f"task-*/{_UNFINISHED}")]:
-            if leftover.relative_to(self.path).as_posix() != self.state.flight:
-                shutil.rmtree(leftover, ignore_errors=True)
-        for leftover in self.path.glob("task-*/retracted-*") if not has_timeline(self.path) else ():
-            if leftover.relative_to(self.path).as_posix() not in self.state.spaces.values():
-                shutil.rmtree(leftover, ignore_errors=True)
+        patterns = ["task-*/step-*", f"task-*/{_UNFINISHED}"]
+        if not has_timeline(self.path):
+            patterns += ["task-[0-9]*", "unseen-[0-9]*", "task-*/after", "task-*/retracted-*"]
+        named = self.state.folders
+        for folder in [folder for pattern in patterns for folder in self.path.glob(pattern)]:
+            if folder.relative_to(self.path).as_posix() not in named:
+                shutil.rmtree(folder, ignore_errors=True)
         if (path := self.path / RECORD).exists() and RunRecord.load(path) != (record := self.record()):
             record.save(path)
         self._tidy_space(self.state)
