@@ -306,7 +306,7 @@ def test_a_damaged_space_is_not_rolled_back_to(run, tasks, tmp_path):
     damaged = path / "task-02-animal" / "retracted-01" / "gradient_space.safetensors"
     content = damaged.read_bytes()
     damaged.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with (folder := RunFolder(path)).locked(), pytest.raises(InputError, match="retracted-01.*is damaged"):
+    with (folder := RunFolder(path)).locked(), pytest.raises(InputError, match=r"retracted-01.*is damaged"):
         roll_back(folder, "animal")
     assert folder.state.stages == 3
 

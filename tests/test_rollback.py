@@ -200,7 +200,7 @@ def test_a_kill_as_something_else_is_learnt_leaves_no_half_of_what_was_rolled_ba
 
 
 def test_base_is_no_name_for_a_task(config, tasks, tmp_path):
-    with pytest.raises(InputError, match="task 'base'.*accepted: any other name"):
+    with pytest.raises(InputError, match=r"task 'base'.*accepted: any other name"):
         open_run(tmp_path / "run", config).learn(replace(tasks[0], name="base"))
 
 
