@@ -45,7 +45,7 @@ def unpaired_loss(before: float, after: float, rows: int, confidence: float) -> 
 def mean_loss(losses: Sequence[Loss]) -> Loss:
     """The mean of independent losses, at least one, at the confidence that they have.
 
-    Pseudo-rows pull every interval towards zero; in the mean, which is of all the rows, they count once, not once a loss.
+    Pseudo-rows pull every interval towards zero; in the mean, which is of all rows, they count once, not once a loss.
     """
     count = len(losses)
     points = sum(loss.points for loss in losses) / count

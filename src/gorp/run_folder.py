@@ -268,15 +268,18 @@ class RunFolder:
 
     def inputs(self) -> dict[str, dict[str, Tensor]]:
         """Held-out layer inputs of every task learnt so far, by task."""
-        return self._of_stages("inputs")
+        return self._of_stages("inputs", self._state())
 
-    def row_scores(self) -> dict[str, dict[str, Tensor]]:
-        """Per task learnt so far, the scores (rows,) of every task after it, by task; of earlier versions none."""
-        return self._of_stages("scores")
+    def row_scores(self, state: RunState | None = None) -> dict[str, dict[str, Tensor]]:
+        """Per task learnt so far, the scores (rows,) of every task after it, by task; of earlier versions none.
 
-    def _of_stages(self, part: str) -> dict[str, dict[str, Tensor]]:
+        Args:
+            state: of the run before it was rolled back, if not as it is.
+        """
+        return self._of_stages("scores", state or self._state())
+
+    def _of_stages(self, part: str, state: RunState) -> dict[str, dict[str, Tensor]]:
         found = {}
-        state = self._state()
         for position, known in enumerate(state.tasks[: state.stages]):
             path = self.path / task_folder(position, known.name) / "after" / f"{part}.safetensors"
             if is_expected(path):
