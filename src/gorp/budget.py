@@ -208,7 +208,7 @@ def _before(record: RunRecord) -> str:
 
 def _taken_back(folder: RunFolder, task: str, breach: str) -> str:
     return (
-        f"{folder.path}: {breach}. It was taken back, and with the same settings would come to the same again; accepted: "
-        "other tasks, a budget.max_forgetting that allows it, or to put it back (budget.on_breach 'retry' then learns it "
-        f"more gently, while there are retries left): gorp rollback {folder.path} --to {task}"
+        f"{folder.path}: {breach}. It was taken back, and with the same settings would come to the same again; "
+        "accepted: other tasks, a budget.max_forgetting that allows it, or to put it back (budget.on_breach 'retry' "
+        f"then learns it more gently, while there are retries left): gorp rollback {folder.path} --to {task}"
     )
