@@ -16,7 +16,7 @@ from gorp.learning_model import LearningModel
 from gorp.methods.base import Method
 from gorp.progress import Progress
 from gorp.report.record import RunRecord
-from gorp.run_config import RunConfig
+from gorp.run_config import BudgetConfig, RunConfig
 from gorp.run_folder import RunFolder
 from gorp.run_setup import rows_of, starting_space
 from gorp.run_state import KnownTask
@@ -99,10 +99,11 @@ class Standing:
     def accept_breach(self) -> None:
         """Go on from the last task whatever it cost the others; later losses are counted from there.
 
-        Nothing happens where it is within the budget, or was accepted before.
+        Nothing happens where it is within the budget, of now and of the time, or was accepted before.
         """
+        budgets = (self.config.budget, BudgetConfig())
         with self.folder.locked():
-            if breach_of_last(self.folder, self.judge(), self.config.budget) is None:
+            if not any(breach_of_last(self.folder, self.judge(), budget) for budget in budgets):
                 told = "the last task is within the budget, or what it cost was accepted before; nothing to accept"
                 self.progress.message(f"{self.folder.path}: {told}")
                 return
