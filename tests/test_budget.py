@@ -1,6 +1,7 @@
 """A task that makes a run forget trips its budget, in each of the three ways."""
 
 import shutil
+import weakref
 
 import pytest
 import torch
@@ -90,6 +91,96 @@ def test_what_was_accepted_does_not_count_again(settings, tasks, stopped, tmp_pa
     losses = learner.folder.record().stages[2].budget.losses
     before, after = (learner.folder.record().matrix[stage][0] for stage in (1, 2))
     assert losses["colour"].points == before - after
+
+
+def test_nothing_is_accepted_that_is_within_the_budget_or_was_accepted_before(
+    settings, tasks, first, stopped, tmp_path
+):
+    run = shutil.copytree(first, tmp_path / "lenient")
+    for _ in range(2):
+        record = run_stream(settings(max_forgetting=90), run, tasks, accept_breach=True)
+        assert [event.kind for event in record.events] == ["learnt", "learnt"]
+    run = shutil.copytree(stopped, tmp_path / "run")
+    for _ in range(2):
+        record = run_stream(settings(), run, tasks, accept_breach=True)
+        assert [event.kind for event in record.events] == ["learnt", "learnt", "accepted"]
+
+
+def test_a_budget_that_was_given_for_one_task_holds_until_its_loss_is_accepted(settings, tasks, stopped, tmp_path):
+    run = shutil.copytree(stopped, tmp_path / "run")
+    with pytest.raises(BudgetExceeded, match="the 1 allowed"):
+        run_stream(settings(max_forgetting=None), run, tasks)
+    assert run_stream(settings(max_forgetting=None), run, tasks, accept_breach=True).finished
+
+
+def test_what_was_measured_is_held_against_the_settings_of_now(settings, tasks, first, tmp_path):
+    run = shutil.copytree(first, tmp_path / "run")
+    record = run_stream(settings(max_forgetting=None), run, tasks)
+    assert record.stages[1].budget is None
+    lost = record.matrix[0][0] - record.matrix[1][0]
+    assert run_stream(settings(max_forgetting=lost - 1), run, tasks) == record  # which 40 rows do not tell from it
+    with pytest.raises(BudgetExceeded, match="is kept"):
+        run_stream(settings(max_forgetting=lost - 1, confidence=0), run, tasks)
+    with pytest.raises(BudgetExceeded, match="was taken back"):
+        run_stream(settings(on_breach="rollback"), run, tasks)
+    with pytest.raises(BudgetExceeded, match="would come to the same"):
+        run_stream(settings(), run, tasks)
+
+
+def test_what_was_taken_back_is_tried_again_once_it_is_put_back(settings, tasks, stopped, tmp_path):
+    run = shutil.copytree(stopped, tmp_path / "run")
+    with pytest.raises(BudgetExceeded, match="taken back"):
+        run_stream(settings(on_breach="rollback"), run, tasks)
+    retry = settings(on_breach="retry", retries=1, retry_lr=0.001)
+    with pytest.raises(BudgetExceeded, match="'retry' then learns it more gently"):
+        run_stream(retry, run, tasks)
+    with (folder := RunFolder(run)).locked():
+        roll_back(folder, "animal")
+    assert run_stream(retry, run, tasks).stages[1].budget.attempt == 1
+
+
+def test_a_retry_loads_the_model_once_with_no_other_in_memory(settings, tasks, first, tmp_path):
+    run, config = shutil.copytree(first, tmp_path / "run"), settings(on_breach="retry", retries=1, retry_lr=0.001)
+    alive, loads = [], []
+
+    def load():
+        loads.append([model() for model in alive if model() is not None])
+        backbone = load_backbone(config.model)
+        alive.append(weakref.ref(backbone.model))
+        return backbone
+
+    base, reload = load(), lambda: load().model
+    learner = ContinualLearner(base.model, base.tokenizer, run_dir=run, config=config, reload=reload)
+    del base
+    learner.learn_stream(tasks)
+    assert learner.record.stages[1].budget.attempt == 1
+    assert loads == [[], []]
+
+
+def test_a_roll_back_for_a_breach_loads_no_model(settings, tasks, first, tmp_path):
+    run, loads = shutil.copytree(first, tmp_path / "run"), []
+    backbone, config = load_backbone(settings().model), settings(on_breach="rollback")
+
+    def load():
+        loads.append(True)
+        return load_backbone(config.model).model
+
+    learner = ContinualLearner(backbone.model, backbone.tokenizer, run_dir=run, config=config, reload=load)
+    with pytest.raises(BudgetExceeded, match="taken back"):
+        learner.learn_stream(tasks)
+    assert not loads
+    scores = learner.evaluate()
+    assert scores == {"colour": learner.folder.record().matrix[0][0]}  # of the model put up anew
+    assert len(loads) == 1
+
+
+def test_ranks_that_write_nothing_know_what_happened(settings, tasks, first, tmp_path, monkeypatch):
+    finish_stage = RunFolder.finish_stage
+    monkeypatch.setattr(
+        RunFolder, "finish_stage", lambda self, record, files: finish_stage(self, record.model_copy(deep=True), files)
+    )
+    record = run_stream(settings(max_forgetting=None), shutil.copytree(first, tmp_path / "run"), tasks)
+    assert [event.kind for event in record.events] == ["learnt", "learnt"]
 
 
 def test_rollback_takes_the_task_back(settings, tasks, first, stopped, tmp_path):
@@ -194,7 +285,7 @@ def test_stages_of_an_earlier_version_are_held_against_their_scores(settings, ta
 def test_the_learner_looks_at_the_budget_once_a_stage(settings, tasks, first, tmp_path, monkeypatch):
     run, calls = shutil.copytree(first, tmp_path / "run"), []
     monkeypatch.setattr(
-        gorp.standing, "settle", lambda folder, record, budget: calls.append(folder.state.stages) or False
+        gorp.standing, "settle", lambda folder, judge, budget: calls.append(folder.state.stages) or False
     )
     run_stream(settings(), run, tasks)
     assert calls == [1, 2]

@@ -56,6 +56,34 @@ def test_without_confidence_the_loss_stands_for_itself():
     assert found.low == found.points == found.high == pytest.approx(10)
 
 
+@pytest.mark.parametrize(("tasks", "hits_before", "hits_after"), [(15, 0.9, 0.4), (50, 0.9, 0.4), (50, 0.6, 0.6)])
+def test_the_means_interval_covers_as_often_as_it_says_however_many_tasks_and_few_rows(tasks, hits_before, hits_after):
+    generator = random.Random(2)
+
+    def task():
+        scores = [
+            [100.0 * (generator.random() < hits) for _ in range(20)]  # rows
+            for hits in (hits_before, hits_after)
+        ]
+        return paired_loss(*scores, 0.95)
+
+    means = [mean_loss([task() for _ in range(tasks)]) for _ in range(200)]
+    lost = 100 * (hits_before - hits_after)
+    assert sum(mean.low > lost for mean in means) <= 10  # 5 are expected
+    assert sum(mean.high < lost for mean in means) <= 10
+
+
+def test_the_mean_of_rows_that_were_all_lost_is_within_its_interval():
+    mean = mean_loss([paired_loss(rows(40, 40), rows(0, 40), 0.95)] * 10)
+    assert mean.low < mean.points == 100 < mean.high
+
+
+def test_the_mean_of_one_loss_is_that_loss():
+    loss = paired_loss(rows(15, 20), rows(9, 20), 0.95)
+    mean = mean_loss([loss])
+    assert (mean.low, mean.high) == (pytest.approx(loss.low), pytest.approx(loss.high))
+
+
 def test_the_mean_of_several_is_surer_than_each():
     each = paired_loss(rows(60, 100), rows(50, 100), 0.95)
     mean = mean_loss([each] * 4)

@@ -30,7 +30,7 @@ def test_a_model_that_walks_through_the_stages_is_each_stages_own(method, short_
     if method == "galore":
         pytest.importorskip("galore_torch", reason="the extra galore is not installed")
     run_stream(short_run.model_copy(update={"method": method}), tmp_path)
-    names = list(RunFolder.of_run(tmp_path).stages_by_task())
+    names = list(RunFolder.of_run(tmp_path).record().stages_by_task)
     assert len(names) == (1 if load_method(method).learns_jointly else 3)
     found = over_stages(tmp_path, logits)
     assert list(found) == [BEFORE, *names]

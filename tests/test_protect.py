@@ -120,6 +120,8 @@ def test_layers_that_share_an_input_share_a_memory(remembered):
     first, second = (space.layers[name] for name in shared[0].layers)
     assert first.input is second.input
     assert (first.growth, second.growth) == ([first.input.rank], [0])
+    assert torch.equal(first.shares["input"], second.shares["input"]), "what the base relies on is known of both"
+    assert float(first.shares["input"].sum()) >= 0.9 - 1e-6
 
 
 def test_the_table_counts_what_the_space_then_holds(remembered):

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from gorp.backbones import load_backbone
-from gorp.errors import InputError
+from gorp.difference import compare_stages
+from gorp.errors import GorpError, InputError
 from gorp.learner import ContinualLearner
 from gorp.retraction import removable, retract
 from gorp.rollback import roll_back
 from gorp.run import run_stream
+from gorp.run_config import RunConfig
 from gorp.run_folder import RunFolder
 from gorp.run_retraction import retract_task
 from gorp.run_setup import load_stream
@@ -124,6 +126,23 @@ def test_a_full_layer_learns_again_once_columns_protect_whoever_stays():
     assert directions(space) == []
 
 
+def test_a_full_layer_keeps_the_columns_that_it_needs_to_learn_again():
+    space = make_space(max_share=0.51)  # four columns
+    space.layers["other"] = LayerSpace(space.layers["layer"].input)
+    for task, full, other in (
+        ("first", [(0, 1.0)], [(0, 1.0)]),
+        ("second", [(0, 0.5), (1, 0.5)], [(1, 1.0)]),  # there it relies on 0 that the first task brought
+        ("third", [(axis, 0.25) for axis in range(2, 6)], [(2, 1.0)]),
+    ):
+        extended(space, "layer", *full)
+        extended(space, "other", *other)
+        space.tasks.append(task)
+    assert [layer.frozen for layer in space.layers.values()] == [True, False]
+    retract(space, "first", ENERGY, 0.0)
+    assert retract(space, "third", ENERGY, 0.0)["layer"].learns_again
+    assert directions(space) == [0, 1]  # else the second task would be written over
+
+
 def test_columns_of_whom_nobody_knows_stay():
     tables = [torch.tensor([[torch.nan, torch.nan], [0.0, 1.0]])]
     assert not removable(tables, torch.tensor([-1, 1]), [0], 0.9).any()
@@ -173,9 +192,13 @@ def retracted(path, task="animal"):
         return retract_task(folder, task, 0.01)
 
 
-def learn(path, task):
+def open_run(path):
     backbone = load_backbone(RunFolder(path).config().model)
-    learner = ContinualLearner(backbone.model, backbone.tokenizer, run_dir=path)
+    return ContinualLearner(backbone.model, backbone.tokenizer, run_dir=path)
+
+
+def learn(path, task):
+    learner = open_run(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         learner.learn(task)
@@ -200,6 +223,28 @@ def test_a_run_gives_back_room_that_later_tasks_learn_in(run, tasks, tmp_path):
     assert learner.method.space.retracted == ["animal"]
     moved = [layer.basis.shape[1] for layer in before.space.layers.values()]
     assert [meter.rank for meter in meters] != moved
+
+
+def test_layers_that_learn_again_or_in_more_directions_begin_anew(config, tasks, tmp_path):
+    gorp = {"rank": 8, "max_share": 1.0, "energy": 0.999, "memory": "features"}
+    path, settings = tmp_path / "run", config.model_dump()
+    run_stream(RunConfig.from_mapping({**settings, "gorp": {**settings["gorp"], **gorp}}), path, tasks[:2])
+    weights = RunFolder(path).stage_files().weights
+    directions = {name: core.shape[1] for name, core in weights.items() if name.endswith("core")}
+    done = retracted(path)
+    learner = open_run(path)
+    cores = {name: core.shape[1] for name, core in learner.method.weights().items() if name.endswith("core")}
+    grown = {before for name, before in directions.items() if cores[name] > before}
+    assert min(grown) == 0 < max(grown)  # frozen ones, and some that were nearly full
+    learner.evaluate()
+    before = learner.method.effective_weights()
+    learner.learn(tasks[2])
+    again = [name for name, layer in done.layers.items() if layer.learns_again]
+    moved = learner.method.effective_weights()
+    assert any(not torch.equal(before[name], moved[name]) for name in again)
+    meters = learner.record.stages[2].layers.values()
+    assert all(meter.leak <= meter.leak_bound for meter in meters if meter.leak is not None)
+    assert compare_stages(RunFolder(path), "colour", "act").layers.keys() == before.keys()  # of all three sizes
 
 
 def test_rolling_to_where_the_run_stands_undoes_it(run, tmp_path, assert_same_run):
@@ -249,6 +294,48 @@ def test_a_task_that_is_put_back_and_rolled_back_again_leaves_it_retracted(run, 
         for to, withdrawn in (("animal", []), ("colour", ["colour"])):
             roll_back(folder, to)
             assert folder.stage_files().space.retracted == folder.record().retracted == withdrawn
+
+
+def test_what_was_retracted_after_a_roll_back_is_not_lost_to_the_next_one(run, tasks, tmp_path):
+    path = shutil.copytree(run, tmp_path / "run")
+    learn(path, tasks[2])
+    with (folder := RunFolder(path)).locked():
+        roll_back(folder, "animal")
+        retract_task(folder, "animal")
+        for to in ("colour", "animal"):
+            roll_back(folder, to)
+        assert folder.stage_files().space.retracted == folder.record().retracted == ["animal"]
+
+
+def test_what_was_undone_by_rolling_to_where_the_run_stands_stays_undone(run, tasks, tmp_path):
+    path = shutil.copytree(run, tmp_path / "run")
+    learn(path, tasks[2])
+    with (folder := RunFolder(path)).locked():
+        roll_back(folder, "animal")
+        retract_task(folder, "animal")
+        for to in ("animal", "colour", "animal"):
+            roll_back(folder, to)
+            assert folder.stage_files().space.retracted == folder.record().retracted == []
+
+
+def test_a_damaged_space_is_not_rolled_back_to(run, tasks, tmp_path):
+    path = shutil.copytree(run, tmp_path / "run")
+    retracted(path)
+    learn(path, tasks[2])
+    damaged = path / "task-02-animal" / "retracted-01" / "gradient_space.safetensors"
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with (folder := RunFolder(path)).locked(), pytest.raises(InputError, match=r"retracted-01.*is damaged"):
+        roll_back(folder, "animal")
+    assert folder.state.stages == 3
+
+
+def test_a_model_in_memory_does_not_learn_in_the_space_of_before(run, tasks, tmp_path):
+    learner = open_run(shutil.copytree(run, tmp_path / "run"))
+    with learner.folder.locked():
+        retract_task(learner.folder, "animal")
+    with pytest.raises(GorpError, match="make a new learner"):
+        learner.learn(tasks[2])
 
 
 def test_a_kill_at_any_instant_leaves_the_old_space_or_the_new_one(run, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from gorp.report.record import RunRecord
 from gorp.rollback import roll_back
 from gorp.run_folder import RunFolder
 from gorp.run_setup import load_stream
+from gorp.timeline import has_timeline
 
 
 class Killed(BaseException):
@@ -126,12 +128,12 @@ def burning(monkeypatch, left):
     count = 0
 
     def counted(operation):
-        def call(*args):
+        def call(*args, **settings):
             nonlocal count
             count += 1
             if count == left + 1:
                 raise Killed
-            result = operation(*args)
+            result = operation(*args, **settings)
             if count == left:
                 count += 1
                 raise Killed
@@ -187,6 +189,39 @@ def test_the_way_back_that_a_crash_left_goes_once_there_is_nothing_to_put_back(d
     assert (run / "rolled_back.json").exists()
     turn(run, "animal")
     assert not (run / "rolled_back.json").exists()
+
+
+def test_a_kill_as_something_else_is_learnt_leaves_no_half_of_what_was_rolled_back(days, tasks, tmp_path, monkeypatch):
+    start = shutil.copytree(days[1][0], tmp_path / "start")
+    turn(start, "colour")
+    whole = {path for path in start.glob("task-02-animal/**/*") if path.is_file()}
+    left = set()
+    for instant in range(1, 40):
+        run = shutil.copytree(start, tmp_path / f"killed-{instant}")
+        folder, done = RunFolder(run), False
+        with monkeypatch.context() as patch:
+            burning(patch, instant)
+            try:
+                folder.add_tasks([tasks[2]], folder.record())
+                done = True
+            except Killed:
+                pass
+        files = {start / path.relative_to(run) for path in run.glob("task-02-animal/**/*") if path.is_file()}
+        left.add(len(files))
+        assert not has_timeline(run) or files == whole
+        with (again := RunFolder(run)).locked():
+            assert not done or again.state.tasks[1].name == "act"
+        if not has_timeline(run):
+            assert not (run / "task-02-animal").exists()
+        if done:
+            break
+    assert {0, len(whole)} <= left
+    assert instant > 8
+
+
+def test_base_is_no_name_for_a_task(config, tasks, tmp_path):
+    with pytest.raises(InputError, match=r"task 'base'.*accepted: any other name"):
+        open_run(tmp_path / "run", config).learn(replace(tasks[0], name="base"))
 
 
 @pytest.mark.parametrize(

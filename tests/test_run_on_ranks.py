@@ -82,8 +82,7 @@ def replica(rank: int, port: int, models: Path, stream: Path, out: Path) -> None
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(RANKS), "LOCAL_WORLD_SIZE": str(RANKS)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     join_ranks()
-    for kind in RUNS:
-        run_stream(config_of(kind, models, stream), out / kind)
+    records = [run_stream(config_of(kind, models, stream), out / kind) for kind in RUNS]
     spread = config_of("seq2seq", models, stream, **SPREAD)
     run_stream(spread, out / "spread")
     run_stream(spread, out / "begun alone")
@@ -92,6 +91,7 @@ def replica(rank: int, port: int, models: Path, stream: Path, out: Path) -> None
     head = bf16.gorp.model_copy(update={"full_rank_targets": ("EncDecAttention", "lm_head")})  # in no block
     run_stream(bf16.model_copy(update={"dtype": "bfloat16", "gorp": head}), out / "spread bf16")
     parts: dict[str, Any] = {"said": of_all_ranks({"rank": rank, "é": [None, 1.5]})}
+    parts["events"] = [[event.kind for event in record.events] for record in records]
     for failing in (0, 1):
         try:
             on_first_rank(lambda: fail(out, rank, failing))  # noqa: B023 (called at once)
@@ -223,6 +223,7 @@ def test_what_ranks_tell_each_other(together: Path) -> None:
     parts = [torch.load(together / f"rank-{rank}.pt") for rank in range(RANKS)]
     for rank, told in enumerate(parts):
         assert told["said"] == [{"rank": other, "é": [None, 1.5]} for other in range(RANKS)]
+        assert told["events"] == [["learnt"] * 3] * len(RUNS)
         assert told["failing 0"] == f"{'GorpError' if rank else 'InputError'}: the disk is full"
         assert "failing 1" not in told
         assert ["for method 'inc-lora'" in told["refused"][0], "'options' does not" in told["refused"][1]] == [True] * 2

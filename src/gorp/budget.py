@@ -7,14 +7,15 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from gorp._ranks import of_all_ranks
 from gorp.errors import BudgetExceeded
-from gorp.events import Event, is_accepted, retracted
+from gorp.events import Event, attempt_made, is_accepted, retracted
 from gorp.losses import mean_loss, paired_loss, unpaired_loss
 from gorp.report.record import BudgetVerdict, Loss, RunRecord, Stage
 from gorp.rollback import roll_back, take_back
 from gorp.run_config import BudgetConfig, RunConfig
 from gorp.run_folder import RunFolder, by_first_rank
-from gorp.run_state import KnownTask
+from gorp.run_state import BASE, KnownTask
 from gorp.timeline import read_timeline
 
 RowScores = Mapping[str, Tensor]
@@ -52,8 +53,7 @@ class Judge:
 
     def loss_between(self, task: str, before: Stage, after: Stage, confidence: float) -> Loss | None:
         """What one task lost between two stages of the record; None where it was not measured after both."""
-        name = next((stage.task for stage in self.record.stages if stage is after), "")
-        return self._loss(task, before, after, self.row_scores.get(name, {}), confidence)
+        return self._loss(task, before, after, self.row_scores.get(after.task, {}), confidence)
 
     def _loss(self, task: str, before: Stage, after: Stage, scores: RowScores, confidence: float) -> Loss | None:
         """``scores`` are those of every task's rows after the later stage."""
@@ -82,6 +82,24 @@ class Judge:
             settings=dict(settings),
         )
 
+    def breach(self, stage: Stage, budget: BudgetConfig) -> str | None:
+        """What a stage of the record cost beyond a budget, in words; None where there is no such.
+
+        Without a budget that of the time counts, which may have been given for the one task.
+        """
+        if budget.max_forgetting is None and stage.budget is not None:
+            then = {"max_forgetting": stage.budget.max_forgetting, "confidence": stage.budget.confidence}
+            budget = budget.model_copy(update=then)
+        verdict = self.verdict(stage, self.row_scores.get(stage.task, {}), budget, 0, {})
+        breaches = verdict.breaches() if verdict else {}
+        if not breaches:
+            return None
+        lost = [f"{name} {loss.points:.1f} ({loss.low:.1f} to {loss.high:.1f})" for name, loss in breaches.items()]
+        return (
+            f"task {stage.task!r} cost earlier tasks more points than the {budget.max_forgetting:g} allowed: "
+            f"{', '.join(lost)}"
+        )
+
 
 def gentler_settings(config: RunConfig, attempt: int) -> dict[str, float]:
     """The settings that an attempt at a task is made with instead of the run's; none at the first, 0."""
@@ -104,14 +122,14 @@ def gentler(config: RunConfig, attempt: int) -> RunConfig:
     )
 
 
-def settle(folder: RunFolder, record: RunRecord, budget: BudgetConfig) -> bool:
+def settle(folder: RunFolder, judge: Judge, budget: BudgetConfig) -> bool:
     """Do what the budget asks for after the last stage; nothing where that is within it, or was accepted.
 
     Told by what is saved alone, so that it is done however the run was ended before.
 
     Args:
         folder: the run's, locked by the caller.
-        record: of the run as it is; given, for of several ranks the first may have changed the file already.
+        judge: of the run as it is.
         budget: what counts now.
 
     Returns:
@@ -120,15 +138,13 @@ def settle(folder: RunFolder, record: RunRecord, budget: BudgetConfig) -> bool:
     Raises:
         BudgetExceeded: the run stops here; the message says what was lost and how to go on.
     """
-    state = folder.state
-    if not record.stages or state is None or is_accepted(state.events, state.stages):
+    breach = breach_of_last(folder, judge, budget)
+    if breach is None:
         return False
-    stage = record.stages[-1]
-    breach = breach_of(stage, budget)
-    if breach is None or stage.budget is None:
-        return False
-    if budget.on_breach == "retry" and stage.budget.attempt < budget.retries:
-        take_back(folder, stage.budget.attempt + 1, breach)
+    record, stage = judge.record, judge.record.stages[-1]
+    attempt = attempt_made(record.events, stage.index + 1)
+    if budget.on_breach == "retry" and attempt < budget.retries:
+        take_back(folder, attempt + 1, breach)
         return True
     if budget.on_breach == "stop":
         raise BudgetExceeded(
@@ -137,33 +153,43 @@ def settle(folder: RunFolder, record: RunRecord, budget: BudgetConfig) -> bool:
             f"{_before(record)}"
         )
     roll_back(folder, _before(record), breach)
-    tried = f" in {stage.budget.attempt + 1} attempts" if stage.budget.attempt else ""
+    tried = f" in {attempt + 1} attempts" if attempt else ""
     raise BudgetExceeded(_taken_back(folder, record.tasks[stage.index], f"{breach}{tried}"))
 
 
-def check_not_again(folder: RunFolder, task: KnownTask, budget: BudgetConfig) -> None:
+def check_not_again(folder: RunFolder, task: KnownTask, rows: Mapping[str, int], budget: BudgetConfig) -> None:
     """Refuse to learn what was taken back for its breach: it would come to the same.
+
+    Args:
+        folder: the run's, locked by the caller.
+        task: that comes next.
+        rows: as of `Judge`.
+        budget: what counts now.
 
     Raises:
         BudgetExceeded: the task, with the same rows, comes next.
     """
-    timeline = read_timeline(folder.path)
-    if timeline is None or folder.state is None:
-        return
-    later = [stage for stage in timeline.record.stages if stage.index >= folder.state.stages]
-    if later and timeline.state.tasks[later[0].index] == task and (breach := breach_of(later[0], budget)):
+    if breach := of_all_ranks(_breach_before(folder, task, rows, budget))[0]:
         raise BudgetExceeded(_taken_back(folder, task.name, breach))
 
 
-def breach_of(stage: Stage, budget: BudgetConfig) -> str | None:
-    """What a stage cost beyond a budget, in words; None where there is no such."""
-    if stage.budget is None or budget.max_forgetting is None:
+def _breach_before(folder: RunFolder, task: KnownTask, rows: Mapping[str, int], budget: BudgetConfig) -> str | None:
+    """What a task cost as it was learnt from where the run was rolled back to."""
+    timeline = read_timeline(folder.path)
+    if timeline is None or folder.state is None:
         return None
-    breaches = stage.budget.breaches(budget.max_forgetting)
-    if not breaches:
+    later = [stage for stage in timeline.record.stages if stage.index >= folder.state.stages]
+    if not later or timeline.state.tasks[later[0].index] != task:
         return None
-    told = ", ".join(f"{name} {loss.points:.1f} ({loss.low:.1f} to {loss.high:.1f})" for name, loss in breaches.items())
-    return f"task {stage.task!r} cost earlier tasks more points than the {budget.max_forgetting:g} allowed: {told}"
+    return Judge(timeline.record, folder.row_scores(timeline.state), rows).breach(later[0], budget)
+
+
+def breach_of_last(folder: RunFolder, judge: Judge, budget: BudgetConfig) -> str | None:
+    """What the last stage cost beyond a budget, in words; None where there is no such, or it was accepted."""
+    state = folder.state
+    if not judge.record.stages or state is None or is_accepted(state.events, state.stages):
+        return None
+    return of_all_ranks(judge.breach(judge.record.stages[-1], budget))[0]  # and no file is removed before all have read
 
 
 @by_first_rank
@@ -177,11 +203,12 @@ def accept_breach(folder: RunFolder) -> None:
 
 def _before(record: RunRecord) -> str:
     """Name of the stage before the last."""
-    return record.tasks[record.stages[-2].index] if len(record.stages) > 1 else "base"
+    return record.tasks[record.stages[-2].index] if len(record.stages) > 1 else BASE
 
 
 def _taken_back(folder: RunFolder, task: str, breach: str) -> str:
     return (
-        f"{folder.path}: {breach}. It was taken back, and would come to the same again; accepted: other tasks, a "
-        f"budget.max_forgetting that allows it, or to put it back: gorp rollback {folder.path} --to {task}"
+        f"{folder.path}: {breach}. It was taken back, and with the same settings would come to the same again; "
+        "accepted: other tasks, a budget.max_forgetting that allows it, or to put it back (budget.on_breach 'retry' "
+        f"then learns it more gently, while there are retries left): gorp rollback {folder.path} --to {task}"
     )

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from gorp.budget import Judge
-from gorp.errors import InputError, nearest
 from gorp.learning_model import LearningModel
 from gorp.report.record import Loss, RunRecord, Stage
 from gorp.retraction import owners
 from gorp.run_config import RunConfig
 from gorp.run_folder import RunFolder
 from gorp.run_setup import base_of_run, rows_of
+from gorp.run_state import BASE
 from gorp.space import GradientSpace
+from gorp.timeline import find_stage
 
 _ENERGY = 0.95
 _WIDEST = 2048  # beyond, the directions of a change are not counted: that takes minutes a layer
@@ -69,15 +70,11 @@ def compare_stages(folder: RunFolder, first: str, second: str, model: str | None
         InputError: no such stage, or its files are damaged, or the base model cannot be found.
     """
     record, config = folder.record(), folder.config()
-    stages = {"base": 0, **folder.stages_by_task()}
-    for name in (first, second):
-        if name not in stages:
-            accepted = ", ".join(stages)
-            raise InputError(f"{folder.path}: no task {name!r} was learnt{nearest(name, stages)}; accepted: {accepted}")
-    weights, space = _weights_and_space(folder, sorted({stages[first], stages[second]}), model)
-    before, after = weights[stages[first]], weights[stages[second]]
+    ends = [find_stage(record, name, folder.path) for name in (first, second)]
+    weights, space = _weights_and_space(folder, sorted({*ends}), model)
+    before, after = (weights[end] for end in ends)
     layers = {name: _move(name, weight, after[name], space) for name, weight in before.items()}
-    return Difference(first, second, layers, _tasks(folder, record, config, stages[first], stages[second]))
+    return Difference(first, second, layers, _tasks(folder, record, config, *ends))
 
 
 def _weights_and_space(
@@ -123,7 +120,7 @@ def _tasks(folder: RunFolder, record: RunRecord, config: RunConfig, first: int, 
     split = config.evaluation.split
     judge = Judge(record, folder.row_scores(), {task.name: len(rows_of(task, split)) for task in folder.tasks()})
     scored = {stage.index + 1: stage for stage in record.stages}
-    before, after = (scored.get(at, Stage(index=0, task="base", scores=record.zero_shot)) for at in (first, second))
+    before, after = (scored.get(at, Stage(index=0, task=BASE, scores=record.zero_shot)) for at in (first, second))
     found = {}
     for position, task in enumerate(record.tasks):
         scores = [dict(enumerate(stage.scores)).get(position) for stage in (before, after)]

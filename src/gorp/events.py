@@ -42,6 +42,11 @@ def attempt_due(events: Sequence[Event]) -> int:
     return turns[-1].attempt if turns and turns[-1].kind == "retried" else 0
 
 
+def attempt_made(events: Sequence[Event], stages: int) -> int:
+    """At which attempt the task was learnt last that made it so many tasks, 0 for the first."""
+    return next((event.attempt for event in reversed(events) if (event.kind, event.stages) == ("learnt", stages)), 0)
+
+
 def is_accepted(events: Sequence[Event], stages: int) -> bool:
     """Whether the breach of the stage that made it so many tasks was accepted since it was learnt last."""
     of_stage = [event for event in events if event.stages == stages and event.kind in ("learnt", "accepted")]

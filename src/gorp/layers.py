@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -64,6 +66,7 @@ class FullRankLinear(nn.Module, LearnedLayer):
         self.register_buffer("V", self._zeros(0, 0))
         self.seen: dict[str, Tensor] = {}
         self.rows_of_pass: list[Tensor] = []
+        self.register_load_state_dict_pre_hook(_make_room)  # type: ignore[no-untyped-call]  # torch
         self.prepare()
         self.restart(task)
 
@@ -122,12 +125,23 @@ class FullRankLinear(nn.Module, LearnedLayer):
         if k == 0:
             self.freeze()
         self.core.grad = None
+        self.make_room(k)
+
+    def make_room(self, k: int) -> None:
+        """Have factors of k directions, all zero."""
         self.core.data = self._zeros(self.core_rows(k), k)
         self.V = self._zeros(self.in_features, k)
 
     @override
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.V.shape[1]}"
+
+
+def _make_room(module: FullRankLinear, state: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
+    """A saved layer may have learnt in more directions, or fewer: its space was another then."""
+    saved = state.get(f"{prefix}V")
+    if saved is not None and saved.ndim == 2 and saved.shape[1] != module.V.shape[1]:
+        module.make_room(saved.shape[1])
 
 
 class ProjectedLinear(FullRankLinear):
@@ -286,6 +300,12 @@ class ProjectedLinear(FullRankLinear):
             self.tally.count_gradient(free, gradient)
         return free
 
+    @override
+    def make_room(self, k: int) -> None:
+        super().make_room(k)
+        self.U = self._zeros(self.out_features, k)
+        self.start = self._zeros(self.in_features, min(k + SPARE_COLUMNS, self.in_features, self.out_features))
+
     # what the optimizer asks
 
     @override
@@ -328,9 +348,6 @@ class ProjectedLinear(FullRankLinear):
     @torch.no_grad()
     def restart(self, task: int) -> None:
         super().restart(task)
-        k = self.V.shape[1]
-        q = min(k + SPARE_COLUMNS, self.in_features, self.out_features)
-        self.U = self._zeros(self.out_features, k)
-        self.start = seeded_normal(self.in_features, q, self.task_seed).to(self.U)
+        self.start = seeded_normal(self.in_features, self.start.shape[1], self.task_seed).to(self.U)
         self.refresh_due = True
         self.skipped_refreshes = 0

@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gorp._quantized import quantized_layers
-from gorp.budget import Judge, gentler_settings
+from gorp.budget import gentler_settings
 from gorp.checkpoint import model_fingerprint, seed_everything
 from gorp.checksums import tensors_checksum
 from gorp.errors import FullSpaceWarning, InputError, nearest
@@ -167,7 +167,7 @@ class ContinualLearner(Standing):
         Raises:
             InputError: a name is not a task of this run, or the split is not test or validation.
         """
-        self.check_current()
+        self.be_current()
         if split not in ("test", "validation"):
             raise InputError(f"unknown split {split!r}; accepted: test, validation")
         known = {task.name: task for task in (*self.tasks, *self.unseen)}
@@ -227,15 +227,14 @@ class ContinualLearner(Standing):
         elif waiting:
             while self.learnt < len(self.tasks):
                 self._learn_stage(given[self.tasks[self.learnt].name], self.learnt)
-                self.settle(())
-                if self.attempt:
-                    self.put_up()
+                self.settle()
         else:
             self.progress.message(f"{self.folder.path}: finished already, nothing to do")
         self.progress.run_finished()
 
     def _learn_stage(self, task: Task, index: int) -> None:
         """Train a task to its end, let the method keep what it needs, measure, save."""
+        self.be_current(to_learn=True)
         seed_everything(self.config.seed, index + 1)
         lesson = Lesson(self.learning, task, index)
         flight, random_then = self._take_up_flight(lesson.optimizer)
@@ -275,9 +274,8 @@ class ContinualLearner(Standing):
             unseen=unseen,
         )
         record = self.record.model_copy(deep=True)
-        judge = Judge(record, self.folder.row_scores(), {known.name: len(self._rows(known)) for known in self.tasks})
         settings = gentler_settings(self.config, self.attempt)
-        stage.budget = judge.verdict(stage, row_scores, self.config.budget, self.attempt, settings)
+        stage.budget = self.judge().verdict(stage, row_scores, self.config.budget, self.attempt, settings)
         record.stages = [*record.stages, stage]
         record.finished = index + 1 == len(record.tasks)
         files = StageFiles(self.method.weights(), self.method.state(), self.method.space, lesson.inputs, row_scores)

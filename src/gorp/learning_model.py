@@ -73,6 +73,8 @@ class LearningModel:
             with fitting(run, "last finished task"):
                 self.method.attach(base, files.space)
             self.put_back(files, "last finished task")
+            if files.space_replaced:
+                self.method.renew()
         if training.parallel == "shard" and ranks() > 1:
             self._shard()
 

@@ -1,7 +1,8 @@
 """What a task lost, and what the sampling error of its test rows leaves of that: pure functions.
 
 Pseudo-rows keep the intervals honest for few rows, or rows that all agree: two of each pair (Agresti and Min 2005), a
-hit and a miss of each score (Agresti and Caffo 2000). All figures are points of percent.
+hit and a miss of each score (Agresti and Caffo 2000). All figures are points of percent; an interval may reach beyond
+100, for means are made of whole ones.
 """
 
 from __future__ import annotations
@@ -42,10 +43,14 @@ def unpaired_loss(before: float, after: float, rows: int, confidence: float) -> 
 
 
 def mean_loss(losses: Sequence[Loss]) -> Loss:
-    """The mean of independent losses, at least one, at the confidence that they have."""
+    """The mean of independent losses, at least one, at the confidence that they have.
+
+    Pseudo-rows pull every interval towards zero; in the mean, which is of all rows, they count once, not once a loss.
+    """
     count = len(losses)
     points = sum(loss.points for loss in losses) / count
-    centre = sum(loss.low + loss.high for loss in losses) / 2 / count
+    pull = points - sum(loss.low + loss.high for loss in losses) / 2 / count
+    centre = points - pull / count
     half = sqrt(sum(((loss.high - loss.low) / 2) ** 2 for loss in losses)) / count
     return Loss(points=points, low=centre - half, high=centre + half)
 
@@ -54,4 +59,4 @@ def _loss(points: float, centre: float, error: float, confidence: float) -> Loss
     if not confidence:
         return Loss(points=points, low=points, high=points)
     half = NormalDist().inv_cdf((1 + confidence) / 2) * error
-    return Loss(points=points, low=max(-100.0, centre - half), high=min(100.0, centre + half))
+    return Loss(points=points, low=centre - half, high=centre + half)

@@ -57,7 +57,7 @@ def over_stages(
     encoder = make_encoder(base, tokenizer, training.max_source_length, training.max_target_length)
     found = {BEFORE: measure(base, encoder, None)}
     learning = LearningModel(base, tokenizer, config, None, folder.path)
-    learnt = list(folder.stages_by_task().items())
+    learnt = list(folder.record().stages_by_task.items())
     for name, stages in learnt[-1:] if last_alone else learnt:
         if files := folder.stage_files(stages):
             learning.put_back(files, f"task {name!r}")

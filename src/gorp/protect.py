@@ -23,7 +23,7 @@ from gorp.encoding import Encoder, Row, answer_loss
 from gorp.errors import GorpError, InputError
 from gorp.evaluation import check_finite, evaluating
 from gorp.layer_inputs import show_inputs
-from gorp.space import GradientSpace, LayerSpace, Side
+from gorp.space import INPUT, GradientSpace, LayerSpace, Side
 from gorp.targets import input_read, layer_kind, learning_layers
 
 BASE = "base"
@@ -155,9 +155,11 @@ def protecting_space(
         first, *others = memory.layers
         space.layers |= {name: LayerSpace(side) for name in memory.layers}
         space.extend(first, memory.rows.cpu(), memory.of_rows(energy))
-        for name in others:
-            space.layers[name].frozen = space.layers[first].frozen
-            space.layers[name].growth.append(0)
+        for layer in (space.layers[name] for name in others):
+            layer.frozen = space.layers[first].frozen
+            layer.growth.append(0)
+            if not layer.frozen:
+                layer.note_shares(INPUT, len(space.tasks), memory.rows.cpu())
     space.tasks.append(BASE)
     return space
 

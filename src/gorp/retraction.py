@@ -144,10 +144,11 @@ def _retract_side(
     tables = [layer.shares_of(name, tasks) for layer in layers]
     owner = owners(tables)
     wanted = sum(int(at) in withdrawn for at in owner) if side.rank else 0
-    learning = [table for table, layer in zip(tables, layers, strict=True) if not layer.frozen]
-    if not wanted or not learning:
+    if not wanted or all(layer.frozen for layer in layers):
         return wanted, 0
-    gone = removable(learning, owner, withdrawn, floor)
+    # a frozen layer's own columns protect its tasks again once it learns; what it holds by being frozen needs none
+    asked = [table.nan_to_num() if layer.frozen else table for table, layer in zip(tables, layers, strict=True)]
+    gone = removable(asked, owner, withdrawn, floor)
     keep = ~gone
     for column in gone.nonzero().flatten().tolist():
         task = int(owner[column])

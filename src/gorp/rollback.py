@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gorp.checksums import verify_folder
-from gorp.errors import InputError, nearest
 from gorp.events import Event, EventKind
 from gorp.run_folder import RECORD, RunFolder, by_first_rank
 from gorp.run_state import RunState, task_folder
-from gorp.timeline import Timeline, read_timeline, write_timeline
+from gorp.timeline import Timeline, find_stage, read_timeline, write_timeline
 
 
 @by_first_rank
@@ -32,23 +31,21 @@ def roll_back(folder: RunFolder, to: str, note: str = "") -> None:
     assert before is not None
     kept = read_timeline(folder.path)
     whole = kept or Timeline(replace(before, flight=None), folder.record())
-    stages = whole.stages()
-    if to not in stages:
-        accepted = ", ".join(stages)
-        raise InputError(f"{folder.path}: no task {to!r} was learnt{nearest(to, stages)}; accepted: {accepted}")
-    _verify(folder, whole, stages[to])
-    forward = stages[to] > before.stages
-    target = _as_it_was(whole.state, stages[to], with_waiting=forward and stages[to] == whole.state.stages)
-    undone = {before.stages} if stages[to] == before.stages and not _just_rolled(before, to) else set()
-    spaces = {**whole.state.spaces, **before.spaces}
-    target.spaces = {at: space for at, space in spaces.items() if at <= stages[to] and at not in undone}
+    later = {at: space for at, space in whole.state.spaces.items() if at > before.stages}
+    whole = replace(whole, state=replace(whole.state, spaces={**before.spaces, **later}))
+    stages = find_stage(whole.record, to, folder.path)
+    forward = stages > before.stages
+    target = _as_it_was(whole.state, stages, with_waiting=forward and stages == whole.state.stages)
+    if stages == before.stages and not _just_rolled(before, to):
+        target.spaces.pop(stages, None)
+    _verify(folder, whole, target)
     if replace(target, events=before.events) == before:
         return
-    if kept is None:
+    if whole != kept:
         write_timeline(folder.path, whole)
     whole.record.save(folder.path / RECORD)  # before the state: it is cut to what the state says, never lengthened
     kind: EventKind = "put back" if forward else "rolled back"
-    folder.restate(replace(target, events=[*before.events, Event.now(kind, to, stages[to], note=note)]))
+    folder.restate(replace(target, events=[*before.events, Event.now(kind, to, stages, note=note)]))
 
 
 @by_first_rank
@@ -85,10 +82,12 @@ def _just_rolled(state: RunState, to: str) -> bool:
     return any(event.kind in ("rolled back", "put back") and event.task == to for event in state.events[-1:])
 
 
-def _verify(folder: RunFolder, whole: Timeline, stages: int) -> None:
+def _verify(folder: RunFolder, whole: Timeline, target: RunState) -> None:
     """Every file that the run would go on from, or keeps of the tasks learnt until then."""
     learnt = {stage.index for stage in whole.record.stages}
-    for position, task in enumerate(whole.state.tasks[:stages]):
+    for position, task in enumerate(target.tasks[: target.stages]):
         verify_folder(folder.path / task_folder(position, task.name))
         if position in learnt:
             verify_folder(folder.path / task_folder(position, task.name) / "after")
+    for space in target.spaces.values():
+        verify_folder(folder.path / space)

@@ -55,13 +55,17 @@ P = ParamSpec("P")
 
 @dataclass(frozen=True)
 class StageFiles:
-    """What is kept when a stage is finished; ``row_scores`` are those of each task's rows, in percent."""
+    """What is kept when a stage is finished; ``row_scores`` are those of each task's rows, in percent.
+
+    ``space_replaced`` says that another space than that of the stage, in which the weights were made, stands in for it.
+    """
 
     weights: Mapping[str, Tensor]
     method: Mapping[str, Tensor]
     space: GradientSpace | None
     inputs: Mapping[str, Tensor]
     row_scores: Mapping[str, Tensor] = field(default_factory=dict)
+    space_replaced: bool = False
 
 
 def by_first_rank(write: Callable[Concatenate[RunFolder, P], None]) -> Callable[Concatenate[RunFolder, P], None]:
@@ -143,7 +147,7 @@ class RunFolder:
     def add_tasks(self, tasks: Sequence[Task], record: RunRecord, unseen: Sequence[Task] = ()) -> None:
         """Remember tasks, their rows for evaluation, and a record that has a place for each."""
         state = self._state()
-        forget_timeline(self.path, state)
+        self._forget_what_was_rolled_back()
         for position, task in enumerate(tasks, start=len(state.tasks)):
             write_rows(self.path / task_folder(position, task.name), task)
         for position, task in enumerate(unseen, start=len(state.unseen)):
@@ -191,7 +195,7 @@ class RunFolder:
     def save_flight(self, task: int, step: int, flight: Mapping[str, Any]) -> None:
         """Save a training in flight; it replaces the one before."""
         state = self._state()
-        forget_timeline(self.path, state)
+        self._forget_what_was_rolled_back()
         parent = task_folder(task, state.tasks[task].name)
         name = f"{parent}/step-{step:06d}"
         self._publish(name, lambda folder: save_state(folder, "flight", dict(flight)))
@@ -214,7 +218,7 @@ class RunFolder:
     def finish_stage(self, record: RunRecord, files: StageFiles) -> None:
         """Save a finished stage with the record that ends in it; the training in flight is over."""
         state = self._state()
-        forget_timeline(self.path, state)
+        self._forget_what_was_rolled_back()
         stages = record.stages[-1].index + 1
         learnt = Event.now("learnt", record.stages[-1].task, stages, attempt_due(state.events))
         spaces = {earlier: space for earlier, space in state.spaces.items() if earlier < stages}
@@ -243,9 +247,9 @@ class RunFolder:
         self._tidy()
 
     @property
-    def stands_at(self) -> str | None:
-        """Folder of the last finished stage; None before the first."""
-        return self.state.after if self.state else None
+    def stands_at(self) -> tuple[str | None, str | None]:
+        """Folders of the last finished stage and of the gradient space in force; None before the first."""
+        return (self.state.after, self.state.space) if self.state else (None, None)
 
     def stage_files(self, stages: int | None = None) -> StageFiles | None:
         """What the last finished stage left, or the one that made it so many tasks, without what is kept per task.
@@ -260,29 +264,31 @@ class RunFolder:
         weights, method = (load_tensors(folder / f"{part}.safetensors") for part in ("weights", "method"))
         own = folder if stages is not None else self.path / str(state.space)
         space = GradientSpace.load(own / SPACE) if is_expected(own / SPACE) else None
-        return StageFiles(weights, method, space, {})
-
-    def stages_by_task(self) -> dict[str, int]:
-        """How many tasks were learnt at the end of each stage, by the name of the task that it ended with."""
-        record = self.record()
-        return {record.tasks[stage.index]: stage.index + 1 for stage in record.stages}
+        return StageFiles(weights, method, space, {}, space_replaced=own != folder)
 
     def inputs(self) -> dict[str, dict[str, Tensor]]:
         """Held-out layer inputs of every task learnt so far, by task."""
-        return self._of_stages("inputs")
+        return self._of_stages("inputs", self._state())
 
-    def row_scores(self) -> dict[str, dict[str, Tensor]]:
-        """Per task learnt so far, the scores (rows,) of every task after it, by task; of earlier versions none."""
-        return self._of_stages("scores")
+    def row_scores(self, state: RunState | None = None) -> dict[str, dict[str, Tensor]]:
+        """Per task learnt so far, the scores (rows,) of every task after it, by task; of earlier versions none.
 
-    def _of_stages(self, part: str) -> dict[str, dict[str, Tensor]]:
+        Args:
+            state: of the run before it was rolled back, if not as it is.
+        """
+        return self._of_stages("scores", state or self._state())
+
+    def _of_stages(self, part: str, state: RunState) -> dict[str, dict[str, Tensor]]:
         found = {}
-        state = self._state()
         for position, known in enumerate(state.tasks[: state.stages]):
             path = self.path / task_folder(position, known.name) / "after" / f"{part}.safetensors"
             if is_expected(path):
                 found[known.name] = load_tensors(path)
         return found
+
+    def _forget_what_was_rolled_back(self) -> None:
+        if forget_timeline(self.path):
+            self._tidy()
 
     def _tidy(self) -> None:
         """Remove what ``state.json`` does not name; bring the record and the space at the top up to the last stage."""
@@ -290,13 +296,14 @@ class RunFolder:
             return
         for unnamed in [*self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp")]:
             unnamed.unlink(missing_ok=True)
-        for leftover in [*self.path.glob("task-*/step-*"), *self.path.glob(f"task-*/{_UNFINISHED}*")]:
-            if leftover.relative_to(self.path).as_posix() != self.state.flight:
-                shutil.rmtree(leftover, ignore_errors=True)
         drop_idle_timeline(self.path, self.state)
-        for leftover in self.path.glob("task-*/retracted-*") if not has_timeline(self.path) else ():
-            if leftover.relative_to(self.path).as_posix() not in self.state.spaces.values():
-                shutil.rmtree(leftover, ignore_errors=True)
+        patterns = ["task-*/step-*", f"task-*/{_UNFINISHED}*"]
+        if not has_timeline(self.path):
+            patterns += ["task-[0-9]*", "unseen-[0-9]*", "task-*/after", "task-*/retracted-*"]
+        named = self.state.folders
+        for folder in [folder for pattern in patterns for folder in self.path.glob(pattern)]:
+            if folder.relative_to(self.path).as_posix() not in named:
+                shutil.rmtree(folder, ignore_errors=True)
         if (path := self.path / RECORD).exists() and RunRecord.load(path) != (record := self.record()):
             record.save(path)
         self._tidy_space(self.state)

@@ -26,7 +26,7 @@ from gorp.protect import load_protection
 from gorp.report.record import RunRecord
 from gorp.run_config import BudgetConfig, RunConfig
 from gorp.run_folder import RunFolder
-from gorp.run_state import KnownTask
+from gorp.run_state import BASE, KnownTask
 from gorp.space import GradientSpace
 from gorp.tasks import Example, Task, TaskStream
 
@@ -214,6 +214,8 @@ def check_known(folder: RunFolder, tasks: Sequence[Task]) -> None:
     if (known and not order and len(tasks) > 1) or order != [task.name for task in tasks if task.name in known]:
         raise InputError(f"{folder.path}: is the run of another stream ({', '.join(known)}); choose another folder")
     for task in tasks:
+        if task.name == BASE and BASE not in known:
+            raise InputError(f"task {BASE!r}: so the run before its first task is called; accepted: any other name")
         if task.name in known and known[task.name] != KnownTask.of(task):
             raise InputError(
                 f"{folder.path}: task {task.name!r} of this run had other rows; accepted: the same data, "

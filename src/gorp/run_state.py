@@ -17,6 +17,9 @@ from gorp.files import read_json
 from gorp.tasks import Task
 from gorp.tasks.task import Metric
 
+BASE = "base"
+"""What stands for the run before its first task wherever a task is named."""
+
 _TASK_FOLDER = "^task-[0-9]+-[A-Za-z0-9._-]*"
 
 
@@ -74,6 +77,14 @@ class RunState:
     def space(self) -> str | None:
         """Folder of the gradient space in force, relative to the run folder; None before the first stage."""
         return self.spaces.get(self.stages, self.after)
+
+    @property
+    def folders(self) -> set[str | None]:
+        """Every folder that the state names, relative to the run folder."""
+        known = {task_folder(position, task.name) for position, task in enumerate(self.tasks)}
+        unseen = {task_folder(position, task.name, "unseen") for position, task in enumerate(self.unseen)}
+        after = {self.stage_folder(stages) for stages in range(1, self.stages + 1)}
+        return {*known, *unseen, *after, *self.spaces.values(), self.flight}
 
     def stage_folder(self, stages: int) -> str | None:
         """Folder of the stage that made it so many tasks, relative to the run folder; None for 0."""

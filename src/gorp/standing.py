@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gorp.budget import accept_breach, check_not_again, gentler, settle
+from gorp.budget import Judge, accept_breach, breach_of_last, check_not_again, gentler, settle
 from gorp.encoding import Encoder
 from gorp.errors import GorpError, InputError
 from gorp.events import attempt_due
@@ -15,9 +16,9 @@ from gorp.learning_model import LearningModel
 from gorp.methods.base import Method
 from gorp.progress import Progress
 from gorp.report.record import RunRecord
-from gorp.run_config import RunConfig
+from gorp.run_config import BudgetConfig, RunConfig
 from gorp.run_folder import RunFolder
-from gorp.run_setup import starting_space
+from gorp.run_setup import rows_of, starting_space
 from gorp.run_state import KnownTask
 from gorp.space import GradientSpace
 from gorp.tasks import Task
@@ -75,6 +76,8 @@ class Standing:
             assert self._reload is not None
             assert state is not None
             del self.model, self.learning, self.method, self.encoder  # there may be no room for two
+            gc.collect()  # layers and their hooks know each other
+            torch.cuda.empty_cache()
             model = self._reload()
             space = starting_space(self.config, state.base_model) if files is None else None
         if getattr(model, "hf_device_map", None) is None:
@@ -89,14 +92,30 @@ class Standing:
 
     def has_learnt(self, record: RunRecord) -> None:
         """The model has learnt one more task, which the folder holds already."""
+        assert self.folder.state is not None
+        record.events = list(self.folder.state.events)  # which the first rank alone has written
         self.record, self._stands_at = record, self.folder.stands_at
 
     def accept_breach(self) -> None:
-        """Go on from the last task whatever it cost the others; later losses are counted from there."""
-        if self.learnt:
-            with self.folder.locked():
-                accept_breach(self.folder)
-            self.record = self.folder.record()
+        """Go on from the last task whatever it cost the others; later losses are counted from there.
+
+        Nothing happens where it is within the budget, of now and of the time, or was accepted before.
+        """
+        budgets = (self.config.budget, BudgetConfig())
+        with self.folder.locked():
+            if not any(breach_of_last(self.folder, self.judge(), budget) for budget in budgets):
+                told = "the last task is within the budget, or what it cost was accepted before; nothing to accept"
+                self.progress.message(f"{self.folder.path}: {told}")
+                return
+            accept_breach(self.folder)
+        self.record = self.folder.record()
+
+    def judge(self) -> Judge:
+        """Of what the tasks cost one another so far."""
+        return Judge(self.record, self.folder.row_scores(), self._rows_scored())
+
+    def _rows_scored(self) -> dict[str, int]:
+        return {task.name: len(rows_of(task, self.config.evaluation.split)) for task in self.tasks}
 
     def settle(self, tasks: Sequence[Task] = ()) -> None:
         """Do what the budget asks for after the last stage, and refuse to learn what was taken back for its breach.
@@ -106,28 +125,38 @@ class Standing:
 
         Raises:
             BudgetExceeded: the run stops here.
-            GorpError: a task was taken back since the model was put up.
+            GorpError: the run is not what it was when the model was put up, and there is no ``reload``.
         """
-        self.check_current()
+        self.be_current()
         before = self.learnt
         try:
-            again = settle(self.folder, self.record, self.config.budget)
+            again = settle(self.folder, self.judge(), self.config.budget)
         finally:
             if self.learnt != before:
                 self.catch_up()
-                if self._reload is not None:
-                    self.put_up()
         if again and self.folder.state:
             self.progress.warning(f"{self.folder.state.events[-1].note}; it is learnt again, more gently")
         learnt = {known.name for known in self.tasks[: self.learnt]}
         if following := [task for task in tasks if task.name not in learnt]:
-            check_not_again(self.folder, KnownTask.of(following[0]), self.config.budget)
+            check_not_again(self.folder, KnownTask.of(following[0]), self._rows_scored(), self.config.budget)
+        self.be_current()
 
-    def check_current(self) -> None:
-        """Refuse to go on with a model that no longer is what its run folder says.
+    def be_current(self, to_learn: bool = False) -> None:
+        """Have the model be what its run folder says: where it is no more, it is put up anew.
+
+        Args:
+            to_learn: with the settings of the attempt that comes next, too.
 
         Raises:
-            GorpError: it is not.
+            GorpError: it is not, and there is no ``reload``.
         """
-        if self._stands_at != self.folder.stands_at:
-            raise GorpError(f"{self.folder.path}: a task was taken back; make a new learner on the folder to go on")
+        due = attempt_due(self.folder.state.events) if self.folder.state else 0
+        if self._stands_at == self.folder.stands_at and (self.attempt == due or not to_learn):
+            return
+        if self._reload is None:
+            raise GorpError(
+                f"{self.folder.path}: is not what it was when this model was put up, for a task was taken back or "
+                "retracted; make a new learner on the folder to go on"
+            )
+        self.catch_up()
+        self.put_up()

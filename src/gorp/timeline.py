@@ -6,7 +6,6 @@ Weights and rows of what was rolled back stay in their folders meanwhile; only `
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,10 +13,10 @@ from pydantic import ValidationError
 
 from gorp.checkpoint import FORMAT_VERSION, check_version, write_json
 from gorp.checksums import sealed, unsealed
-from gorp.errors import InputError, first_problem
+from gorp.errors import InputError, first_problem, nearest
 from gorp.files import read_json
 from gorp.report.record import RunRecord
-from gorp.run_state import RunState, state_of, task_folder
+from gorp.run_state import BASE, RunState, state_of
 
 TIMELINE = "rolled_back.json"
 
@@ -29,10 +28,17 @@ class Timeline:
     state: RunState
     record: RunRecord
 
-    def stages(self) -> dict[str, int]:
-        """Tasks learnt after each stage, by the name of its last task; ``base`` is before the first."""
-        indices = [stage.index for stage in self.record.stages]
-        return {"base": 0, **{self.state.tasks[index].name: index + 1 for index in indices}}
+
+def find_stage(record: RunRecord, name: str, run: Path) -> int:
+    """How many tasks were learnt at the end of a stage, by the task that it ended with; ``base`` is before the first.
+
+    Raises:
+        InputError: there is no such stage in the record.
+    """
+    stages = {BASE: 0, **record.stages_by_task}
+    if name not in stages:
+        raise InputError(f"{run}: no task {name!r} was learnt{nearest(name, stages)}; accepted: {', '.join(stages)}")
+    return stages[name]
 
 
 def has_timeline(run: Path) -> bool:
@@ -77,17 +83,8 @@ def drop_idle_timeline(run: Path, state: RunState) -> None:
         (run / TIMELINE).unlink()
 
 
-def forget_timeline(run: Path, state: RunState) -> None:
-    """Remove what may be put back, with the folders that nothing else names; something else is about to be learnt."""
-    timeline = read_timeline(run)
-    if timeline is None:
-        return
-    for position, task in enumerate(timeline.state.tasks):
-        folder = run / task_folder(position, task.name)
-        if position >= len(state.tasks):
-            shutil.rmtree(folder, ignore_errors=True)
-        elif position >= state.stages:
-            shutil.rmtree(folder / "after", ignore_errors=True)
-    for position, task in enumerate(timeline.state.unseen[len(state.unseen) :], start=len(state.unseen)):
-        shutil.rmtree(run / task_folder(position, task.name, "unseen"), ignore_errors=True)
-    (run / TIMELINE).unlink()
+def forget_timeline(run: Path) -> bool:
+    """Let nothing be put back any more, for something else is about to be learnt; whether there was anything."""
+    there = has_timeline(run)
+    (run / TIMELINE).unlink(missing_ok=True)
+    return there

@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import yaml
 
 from gorp.cli.main import main
+from gorp.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,19 @@ def test_undoing_from_the_command_line(gorp, finished, tmp_path):
     told = json.loads(gorp("retract", run, "animal", "--json", "--tolerance", 0.5)[1])
     assert set(told["after"]) == {"colour"}
     assert told["after"]["colour"] <= told["before"]["colour"]
+
+
+def test_a_task_that_only_waited_is_no_way_back(gorp, finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "desk")
+    folder = RunFolder(run)
+    waiting, record = replace(folder.tasks()[0], name="waiting"), folder.record()
+    record.tasks.append("waiting")
+    folder.add_tasks([waiting], record)
+    again = shutil.copytree(run, tmp_path / "again")
+    assert gorp("rollback", run, "--to", "act")[1].splitlines()[1] == "no longer known: waiting"
+    out = gorp("rollback", again, "--to", "colour")[1]
+    assert "animal, act, waiting; until something else is learnt, --to act puts them back" in out
+    assert gorp("rollback", again, "--to", "act")[1].splitlines()[1] == "put back: animal, act, waiting"
 
 
 def test_differences(gorp, finished):

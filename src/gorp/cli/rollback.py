@@ -26,6 +26,7 @@ def command(
 
     folder = RunFolder.of_run(run)
     before = [task.name for task in folder.state.tasks] if folder.state else []
+    learnt = list(folder.record().stages_by_task)
     with folder.locked():
         roll_back(folder, to)
         record = folder.record()
@@ -35,6 +36,7 @@ def command(
     stands = f"stands after task {to!r}" if record.stages else "has learnt nothing"
     print(f"{run}: {stands}")
     if gone:
-        print(f"no longer known: {', '.join(gone)}; until something else is learnt, --to {before[-1]} puts them back")
+        way_back = f"; until something else is learnt, --to {learnt[-1]} puts them back" if learnt[-1:] != [to] else ""
+        print(f"no longer known: {', '.join(gone)}{way_back}")
     if back:
         print(f"put back: {', '.join(back)}")

@@ -186,6 +186,9 @@ class Method(ABC):
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Put back what `state` returned."""
 
+    def renew(self) -> None:
+        """Called between tasks where `space` is no longer what it was when the weights were saved."""
+
     @property
     def space(self) -> GradientSpace | None:
         """The gradient space, for methods that keep one."""

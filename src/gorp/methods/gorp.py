@@ -89,6 +89,11 @@ class GORP(Method):
         """Grow the space, merge the factors, start anew in what is left."""
         end_task(self.model, self._optimizer, task.name)
 
+    def renew(self) -> None:
+        """Start anew in what the space leaves now."""
+        for layer in self._layers.values():
+            layer.restart(len(self.space.tasks))
+
     @property
     def space(self) -> GradientSpace:
         """The model's gradient space."""

@@ -222,6 +222,11 @@ class RunRecord(_Part):
         return figures | {"unseen": metrics.unseen(self.unseen_matrix)} if self.unseen_zero_shot else figures
 
     @property
+    def stages_by_task(self) -> dict[str, int]:
+        """How many tasks were learnt at the end of each stage, by the name of the task that it ended with."""
+        return {self.tasks[stage.index]: stage.index + 1 for stage in self.stages}
+
+    @property
     def retracted(self) -> list[str]:
         """Tasks whose protection was withdrawn, and not put back since."""
         return retracted(self.events)
