@@ -30,7 +30,7 @@ BASE = "base"
 """What the space calls general text, among the tasks that it protects."""
 
 SHARES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
-ENERGY = 0.9
+ENERGY = 0.7
 
 
 @dataclass(frozen=True)
