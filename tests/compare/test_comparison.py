@@ -56,6 +56,7 @@ def sources_of_this_checkout(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
+@pytest.mark.slow
 def test_a_failure_stays_with_its_cell_and_settings_are_chosen_on_validation_rows(file, tmp_path):
     comparison = Comparison(Experiment.read(file), tmp_path / "out", only=["seq", "wrong"])
     changes = []
