@@ -296,26 +296,20 @@ def test_a_task_that_is_put_back_and_rolled_back_again_leaves_it_retracted(run, 
             assert folder.stage_files().space.retracted == folder.record().retracted == withdrawn
 
 
-def test_what_was_retracted_after_a_roll_back_is_not_lost_to_the_next_one(run, tasks, tmp_path):
+@pytest.mark.parametrize(
+    "turns",
+    [[("colour", []), ("animal", ["animal"])], [("animal", []), ("colour", []), ("animal", [])]],
+    ids=["kept by the next one", "undone where the run stands, for good"],
+)
+def test_what_was_retracted_after_a_roll_back(run, tasks, tmp_path, turns):
     path = shutil.copytree(run, tmp_path / "run")
     learn(path, tasks[2])
     with (folder := RunFolder(path)).locked():
         roll_back(folder, "animal")
         retract_task(folder, "animal")
-        for to in ("colour", "animal"):
+        for to, withdrawn in turns:
             roll_back(folder, to)
-        assert folder.stage_files().space.retracted == folder.record().retracted == ["animal"]
-
-
-def test_what_was_undone_by_rolling_to_where_the_run_stands_stays_undone(run, tasks, tmp_path):
-    path = shutil.copytree(run, tmp_path / "run")
-    learn(path, tasks[2])
-    with (folder := RunFolder(path)).locked():
-        roll_back(folder, "animal")
-        retract_task(folder, "animal")
-        for to in ("animal", "colour", "animal"):
-            roll_back(folder, to)
-            assert folder.stage_files().space.retracted == folder.record().retracted == []
+            assert folder.stage_files().space.retracted == folder.record().retracted == withdrawn
 
 
 def test_a_damaged_space_is_not_rolled_back_to(run, tasks, tmp_path):

@@ -14,7 +14,7 @@ from gorp.report.record import Loss, RunRecord, Stage
 from gorp.retraction import owners
 from gorp.run_config import RunConfig
 from gorp.run_folder import RunFolder
-from gorp.run_setup import base_of_run, rows_of
+from gorp.run_setup import base_of_run, count_rows
 from gorp.run_state import BASE
 from gorp.space import GradientSpace
 from gorp.timeline import find_stage
@@ -117,8 +117,7 @@ def _shares(name: str, change: Tensor, space: GradientSpace | None) -> dict[str,
 
 
 def _tasks(folder: RunFolder, record: RunRecord, config: RunConfig, first: int, second: int) -> dict[str, TaskChange]:
-    split = config.evaluation.split
-    judge = Judge(record, folder.row_scores(), {task.name: len(rows_of(task, split)) for task in folder.tasks()})
+    judge = Judge(record, folder.row_scores(), count_rows(folder.tasks(), config.evaluation.split))
     scored = {stage.index + 1: stage for stage in record.stages}
     before, after = (scored.get(at, Stage(index=0, task=BASE, scores=record.zero_shot)) for at in (first, second))
     found = {}

@@ -32,6 +32,7 @@ from gorp.run_setup import (
     check_model,
     check_on_quantized,
     check_unseen,
+    count_rows,
     describe_model,
     join_tasks,
     load_base,
@@ -209,7 +210,7 @@ class ContinualLearner(Standing):
         record.unseen_zero_shot |= {task.name: self._score(task) for task in measured}
         record.scored_by |= {task.name: task.metric for task in (*new, *measured) if task.metric != "exact_match"}
         scored = (*self.tasks, *self.unseen, *new, *measured)
-        record.scored_rows = {task.name: len(self._rows(task)) for task in scored}
+        record.scored_rows = count_rows(scored, self.config.evaluation.split)
         self.folder.add_tasks(new, record, measured)
         self.record = record
         self.tasks += new

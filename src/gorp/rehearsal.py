@@ -96,8 +96,8 @@ def rehearse(learning: LearningModel, config: RunConfig, script: Script, index: 
         _answer(learning, script, watch)
     lesson = Lesson(learning, replace(script.task, name=f"{script.task.name} {index + 1}"), index)
     with tempfile.TemporaryDirectory() as folder:
-        plan = _ChosenPlan((), config.training, 0, Path(folder), passes=script.passes)
-        plan = replace(plan, rows=[row for rows in script.passes for row in rows])
+        rows = [row for part in script.passes for row in part]
+        plan = _ChosenPlan(rows, config.training, 0, Path(folder), passes=script.passes)
 
         def end_of_step(step: int) -> None:
             watch.step(step)

@@ -303,6 +303,11 @@ def rows_of(task: Task, split: str) -> list[Example]:
     return task.test if split == "test" else task.validation
 
 
+def count_rows(tasks: Sequence[Task], split: str) -> dict[str, int]:
+    """How many test or validation rows each task has, by name."""
+    return {task.name: len(rows_of(task, split)) for task in tasks}
+
+
 def join_tasks(tasks: Sequence[Task]) -> Task:
     """All tasks as one, for methods that learn them together."""
     return Task(

@@ -18,7 +18,7 @@ from gorp.progress import Progress
 from gorp.report.record import RunRecord
 from gorp.run_config import BudgetConfig, RunConfig
 from gorp.run_folder import RunFolder
-from gorp.run_setup import rows_of, starting_space
+from gorp.run_setup import count_rows, starting_space
 from gorp.run_state import KnownTask
 from gorp.space import GradientSpace
 from gorp.tasks import Task
@@ -115,7 +115,7 @@ class Standing:
         return Judge(self.record, self.folder.row_scores(), self._rows_scored())
 
     def _rows_scored(self) -> dict[str, int]:
-        return {task.name: len(rows_of(task, self.config.evaluation.split)) for task in self.tasks}
+        return count_rows(self.tasks, self.config.evaluation.split)
 
     def settle(self, tasks: Sequence[Task] = ()) -> None:
         """Do what the budget asks for after the last stage, and refuse to learn what was taken back for its breach.
