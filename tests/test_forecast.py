@@ -13,12 +13,12 @@ from gorp.errors import InputError
 from gorp.forecast import Forecast, forecast
 from gorp.held_bytes import PARTS, parts_of
 from gorp.probe import fit
-from gorp.protect import BASE
 from gorp.rehearsal import put_together
 from gorp.run_config import RunConfig
 from gorp.space import GradientSpace, LayerSpace, Side
 from gorp.space_growth import SideGrowth, bytes_after, growth_of, layers_full_at, measured_shares
 from gorp.stand_ins import random_model, read_tokenizer
+from gorp.tasks.task import BASE
 
 SIZES = {"vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_hidden_layers": 2}
 GORP = {"lora_targets": ["self_attn.q_proj"], "full_rank_targets": ["mlp.gate_proj"], "rank": 4}

@@ -16,7 +16,6 @@ from gorp.learner import ContinualLearner
 from gorp.matching import make_encoder
 from gorp.over_stages import BEFORE, over_stages, text_loss_of
 from gorp.protect import (
-    BASE,
     SHARES,
     check_covered,
     load_protection,
@@ -28,6 +27,7 @@ from gorp.run import run_stream
 from gorp.run_config import RunConfig
 from gorp.run_setup import load_stream
 from gorp.space import GradientSpace
+from gorp.tasks.task import BASE
 
 TARGETS = {
     "seq2seq": {"lora_targets": ["encoder.block.0.layer.0.SelfAttention"], "full_rank_targets": ["EncDecAttention"]},

@@ -20,7 +20,8 @@ from gorp._linalg import (
     seeded_normal,
 )
 from gorp._outer_products import CHUNK, OuterProducts
-from gorp.layers import FullRankLinear, ProjectedLinear
+from gorp.full_rank_linear import FullRankLinear
+from gorp.layers import ProjectedLinear
 
 WIDTH, TOKENS, STEPS = 48, 24, 50
 COMPILED: dict[str, dict[str, object]] = {

@@ -8,8 +8,9 @@ import torch
 from gorp.errors import GorpError, InputError
 from gorp.report.record import RunRecord, Stage
 from gorp.run_config import RunConfig
-from gorp.run_folder import RunFolder, StageFiles, task_folder
+from gorp.run_folder import RunFolder, task_folder
 from gorp.space import GradientSpace
+from gorp.stage_files import StageFiles
 from gorp.tasks import Example, Task
 
 ROW = Example("p\u2028é\0 Answer:", "a", (0, 1), ("b",), (("user", "hello"),))

@@ -18,7 +18,8 @@ from gorp._sketch import sketch_over_ranks, sketched_rows
 from gorp._taps import tap
 from gorp.config import GORPConfig
 from gorp.errors import FullSpaceWarning, InputError
-from gorp.layers import FullRankLinear, ProjectedLinear
+from gorp.full_rank_linear import FullRankLinear
+from gorp.layers import ProjectedLinear
 from gorp.learned_layer import LearnedLayer
 from gorp.lora import LoRALayer
 from gorp.optimizer import FULL_RANK, LORA, GORPAdamW

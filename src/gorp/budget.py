@@ -15,7 +15,8 @@ from gorp.report.record import BudgetVerdict, Loss, RunRecord, Stage
 from gorp.rollback import roll_back, take_back
 from gorp.run_config import BudgetConfig, RunConfig
 from gorp.run_folder import RunFolder, by_first_rank
-from gorp.run_state import BASE, KnownTask
+from gorp.run_state import KnownTask
+from gorp.tasks.task import BASE
 from gorp.timeline import read_timeline
 
 RowScores = Mapping[str, Tensor]

@@ -23,7 +23,7 @@ from transformers.trainer_callback import CallbackHandler
 
 from gorp._attach import end_task, gorps_own, learned_layers, unwrap
 from gorp.errors import InputError
-from gorp.layers import FullRankLinear
+from gorp.full_rank_linear import FullRankLinear
 from gorp.meters import Meters, Reading
 from gorp.space import GradientSpace
 

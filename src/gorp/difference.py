@@ -15,8 +15,8 @@ from gorp.retraction import owners
 from gorp.run_config import RunConfig
 from gorp.run_folder import RunFolder
 from gorp.run_setup import base_of_run, count_rows
-from gorp.run_state import BASE
 from gorp.space import GradientSpace
+from gorp.tasks.task import BASE
 from gorp.timeline import find_stage
 
 _ENERGY = 0.95

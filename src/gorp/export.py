@@ -21,7 +21,8 @@ from gorp.learnt_model import LearntModel, open_learnt
 from gorp.lora_adapter import lora_adapter, save_adapter
 from gorp.plain_model import plain_model
 from gorp.report.model_card import CARD_FILE, CardFacts, render_card
-from gorp.run_folder import SPACE, RunFolder
+from gorp.run_folder import RunFolder
+from gorp.stage_files import SPACE
 from gorp.targets import linear_names, targets_for
 
 Form = Literal["model", "adapter"]

@@ -26,7 +26,7 @@ from gorp.plan import Plan
 from gorp.progress import Progress, SilentProgress, passing_on
 from gorp.report.record import Stage
 from gorp.run_config import RunConfig
-from gorp.run_folder import RunFolder, StageFiles
+from gorp.run_folder import RunFolder
 from gorp.run_setup import (
     check_known,
     check_model,
@@ -41,6 +41,7 @@ from gorp.run_setup import (
     settle_config,
     starting_space,
 )
+from gorp.stage_files import StageFiles
 from gorp.standing import Standing
 from gorp.tasks import Example, Task, TaskStream
 from gorp.tasks.task import Metric

@@ -23,8 +23,8 @@ from gorp.matching import LabelMatcher, make_encoder
 from gorp.methods import load_method
 from gorp.protect import check_covered
 from gorp.run_config import RunConfig
-from gorp.run_folder import StageFiles
 from gorp.space import GradientSpace
+from gorp.stage_files import StageFiles
 from gorp.tasks import Example, Task
 from gorp.tasks.task import Metric
 from gorp.training import Flight

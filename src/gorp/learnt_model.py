@@ -11,9 +11,10 @@ from gorp.errors import InputError, nearest
 from gorp.learning_model import LearningModel
 from gorp.report.record import RunRecord
 from gorp.run_config import RunConfig
-from gorp.run_folder import RunFolder, StageFiles
+from gorp.run_folder import RunFolder
 from gorp.run_setup import base_of_run
 from gorp.run_state import KnownTask
+from gorp.stage_files import StageFiles
 
 
 @dataclass(frozen=True)

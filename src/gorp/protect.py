@@ -25,9 +25,7 @@ from gorp.evaluation import check_finite, evaluating
 from gorp.layer_inputs import show_inputs
 from gorp.space import INPUT, GradientSpace, LayerSpace, Side
 from gorp.targets import input_read, layer_kind, learning_layers
-
-BASE = "base"
-"""What the space calls general text, among the tasks that it protects."""
+from gorp.tasks.task import BASE
 
 SHARES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 ENERGY = 0.7

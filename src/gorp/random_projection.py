@@ -7,7 +7,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from gorp._linalg import orthonormalize_off, seeded_normal
-from gorp.layers import FullRankLinear
+from gorp.full_rank_linear import FullRankLinear
 from gorp.learned_layer import is_signal
 from gorp.space import INPUT
 

@@ -19,7 +19,7 @@ import functools
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
@@ -27,14 +27,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from gorp._ranks import of_all_ranks, on_first_rank
-from gorp.checkpoint import (
-    load_state,
-    load_tensors,
-    publish_folder,
-    save_state,
-    save_tensors,
-    write_json,
-)
+from gorp.checkpoint import load_state, load_tensors, publish_folder, save_state, write_json
 from gorp.checksums import CHECKSUMS, checksums_of, is_expected, verify
 from gorp.errors import GorpError, InputError
 from gorp.events import Event, attempt_due
@@ -44,28 +37,13 @@ from gorp.run_config import RunConfig
 from gorp.run_state import KnownTask, RunState, read_state, state_of, task_folder, write_state
 from gorp.saved_rows import read_rows, write_rows
 from gorp.space import GradientSpace
+from gorp.stage_files import SPACE, StageFiles
 from gorp.tasks import Task
 from gorp.timeline import drop_idle_timeline, forget_timeline, has_timeline
 
-STATE, CONFIG, RECORD, SPACE = "state.json", "config.yaml", "record.json", "gradient_space.safetensors"
-ENVIRONMENT = "environment.json"
+STATE, CONFIG, RECORD, ENVIRONMENT = "state.json", "config.yaml", "record.json", "environment.json"
 _LOCK, _UNFINISHED = "run.lock", ".unfinished"
 P = ParamSpec("P")
-
-
-@dataclass(frozen=True)
-class StageFiles:
-    """What is kept when a stage is finished; ``row_scores`` are those of each task's rows, in percent.
-
-    ``space_replaced`` says that another space than that of the stage, in which the weights were made, stands in for it.
-    """
-
-    weights: Mapping[str, Tensor]
-    method: Mapping[str, Tensor]
-    space: GradientSpace | None
-    inputs: Mapping[str, Tensor]
-    row_scores: Mapping[str, Tensor] = field(default_factory=dict)
-    space_replaced: bool = False
 
 
 def by_first_rank(write: Callable[Concatenate[RunFolder, P], None]) -> Callable[Concatenate[RunFolder, P], None]:
@@ -224,7 +202,7 @@ class RunFolder:
         spaces = {earlier: space for earlier, space in state.spaces.items() if earlier < stages}
         state = replace(state, stages=stages, flight=None, spaces=spaces, events=[*state.events, learnt])
         state.after = state.stage_folder(stages)
-        self._publish(str(state.after), lambda folder: _write_stage(folder, files))
+        self._publish(str(state.after), files.save)
         record.events = list(state.events)
         record.save(self.path / RECORD)
         self._write_state(state)
@@ -260,11 +238,8 @@ class RunFolder:
         name = state.stage_folder(state.stages if stages is None else stages) if state else None
         if state is None or name is None:
             return None
-        folder = self.path / name
-        weights, method = (load_tensors(folder / f"{part}.safetensors") for part in ("weights", "method"))
-        own = folder if stages is not None else self.path / str(state.space)
-        space = GradientSpace.load(own / SPACE) if is_expected(own / SPACE) else None
-        return StageFiles(weights, method, space, {}, space_replaced=own != folder)
+        space = name if stages is not None else str(state.space)
+        return StageFiles.load(self.path / name, self.path / space)
 
     def inputs(self) -> dict[str, dict[str, Tensor]]:
         """Held-out layer inputs of every task learnt so far, by task."""
@@ -343,12 +318,3 @@ class RunFolder:
     def _write_state(self, state: RunState) -> None:
         write_state(self.path / STATE, state)
         self.state = state
-
-
-def _write_stage(folder: Path, files: StageFiles) -> None:
-    save_tensors(folder / "weights.safetensors", files.weights)
-    save_tensors(folder / "method.safetensors", files.method)
-    save_tensors(folder / "inputs.safetensors", files.inputs)
-    save_tensors(folder / "scores.safetensors", files.row_scores)
-    if files.space is not None:
-        files.space.save(folder / SPACE)

@@ -26,9 +26,10 @@ from gorp.protect import load_protection
 from gorp.report.record import RunRecord
 from gorp.run_config import BudgetConfig, RunConfig
 from gorp.run_folder import RunFolder
-from gorp.run_state import BASE, KnownTask
+from gorp.run_state import KnownTask
 from gorp.space import GradientSpace
 from gorp.tasks import Example, Task, TaskStream
+from gorp.tasks.task import BASE
 
 #: Settings that may change when a run is gone on with: nothing that is learnt depends on them.
 FREE_SETTINGS = (

@@ -17,9 +17,6 @@ from gorp.files import read_json
 from gorp.tasks import Task
 from gorp.tasks.task import Metric
 
-BASE = "base"
-"""What stands for the run before its first task wherever a task is named."""
-
 _TASK_FOLDER = "^task-[0-9]+-[A-Za-z0-9._-]*"
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import median
 
 from gorp.errors import InputError
-from gorp.protect import BASE
 from gorp.space import INPUT, OUTPUT, GradientSpace, LayerSpace
+from gorp.tasks.task import BASE
 
 TYPICAL_SHARE = 0.1
 """Share of a side's width that a task takes, where nothing better is known; see docs/plan.md for what was measured."""

@@ -16,7 +16,8 @@ from gorp.checksums import sealed, unsealed
 from gorp.errors import InputError, first_problem, nearest
 from gorp.files import read_json
 from gorp.report.record import RunRecord
-from gorp.run_state import BASE, RunState, state_of
+from gorp.run_state import RunState, state_of
+from gorp.tasks.task import BASE
 
 TIMELINE = "rolled_back.json"
 

@@ -9,6 +9,10 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
+BASE = "base"
+"""What stands for the base model wherever tasks are named: for a run before its first one, and for what a gradient
+space protects of general text."""
+
 Metric = Literal["exact_match", "rouge_l"]
 
 #: How the answers of a task may be scored, and what people call it.
