@@ -351,6 +351,19 @@ def test_fp16_is_refused(still_model) -> None:
         check_trainer(args, model, optimizer_of(model))
 
 
+@pytest.mark.parametrize("setting", ["deepspeed", "fsdp"])
+@pytest.mark.parametrize("by", ["the Trainer's settings", "the launch"])
+def test_what_takes_layers_apart_is_refused(setting: str, by: str, still_model, monkeypatch) -> None:
+    args = TrainingArguments(report_to="none")
+    check_trainer(args, model := attached(still_model), optimizer_of(model))
+    if by == "the launch":
+        monkeypatch.setenv(f"ACCELERATE_USE_{setting.upper()}", "true")
+    else:
+        setattr(args, setting, {"zero_optimization": {"stage": 2}} if setting == "deepspeed" else True)
+    with pytest.raises(gorp.InputError, match=r"accepted: a Trainer without it"):
+        check_trainer(args, model, optimizer_of(model))
+
+
 def test_a_callback_of_no_trainer_says_so() -> None:
     with pytest.raises(RuntimeError, match=r"called by a transformers Trainer alone; elsewhere use gorp\.Meters"):
         gorp.GORPCallback().on_init_end(None, None, None)

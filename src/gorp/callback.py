@@ -24,6 +24,7 @@ from transformers.trainer_callback import CallbackHandler
 from gorp._attach import end_task, gorps_own, learned_layers, unwrap
 from gorp.errors import InputError
 from gorp.full_rank_linear import FullRankLinear
+from gorp.launch import taken_apart
 from gorp.meters import Meters, Reading
 from gorp.space import GradientSpace
 
@@ -152,6 +153,8 @@ def check_trainer(args: TrainingArguments, model: nn.Module, optimizer: Optimize
             f"the Trainer's optimizer is {type(getattr(optimizer, 'optimizer', optimizer)).__name__}, whose steps are "
             "not kept out of the gradient space; accepted: optimizers=(gorp.GORPAdamW(gorp.param_groups(model)), None)"
         )
+    if reason := taken_apart(args):
+        raise InputError(f"{reason}; accepted: a Trainer without it; on several GPUs, torchrun or accelerate launch")
     if args.fp16:
         raise InputError("fp16 scales the gradients that the space is grown from; accepted: bf16=True, or neither")
     for layer in layers.values():

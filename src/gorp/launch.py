@@ -11,9 +11,9 @@ from accelerate import PartialState
 from gorp.errors import InputError
 
 _REFUSED = {
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed's ZeRO cuts parameters and optimizer states into flat pieces, in which no "
-    "layer's gradient space can be found",
-    "ACCELERATE_USE_FSDP": "accelerate's own FSDP would shard the factors, cores and bases that every rank needs whole",
+    "deepspeed": "DeepSpeed's ZeRO cuts parameters and optimizer states into flat pieces, in which no layer's gradient "
+    "space can be found",
+    "fsdp": "accelerate's own FSDP would shard the factors, cores and bases that every rank needs whole",
 }
 
 
@@ -23,16 +23,23 @@ def join_ranks() -> torch.device:
     Raises:
         InputError: the launch asks for what would take gorp's layers apart.
     """
-    for flag, reason in _REFUSED.items():
-        if os.environ.get(flag, "").lower() == "true":
-            raise InputError(
-                f"{reason}; accepted: torchrun or accelerate launch without it, with training.parallel: replicate, "
-                "or shard (FSDP2), which leaves more of each device to activations"
-            )
+    if reason := taken_apart():
+        raise InputError(
+            f"{reason}; accepted: torchrun or accelerate launch without it, with training.parallel: replicate, "
+            "or shard (FSDP2), which leaves more of each device to activations"
+        )
     on_cpu = "LOCAL_RANK" in os.environ and not torch.accelerator.is_available()
     if on_cpu:  # where accelerate has no processes meet unless told
         os.environ["ACCELERATE_USE_CPU"] = "true"
     return PartialState(cpu=on_cpu).device
+
+
+def taken_apart(settings: object = None) -> str | None:
+    """Why gorp's layers would not stay whole under this launch or a Trainer's settings; None where they would."""
+    for name, reason in _REFUSED.items():
+        if getattr(settings, name, None) or os.environ.get(f"ACCELERATE_USE_{name.upper()}", "").lower() == "true":
+            return reason
+    return None
 
 
 def leave_ranks() -> None:
