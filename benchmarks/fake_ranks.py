@@ -9,8 +9,7 @@ what a machine without GPUs would do: the mesh of ranks is made of true numbers.
 from __future__ import annotations
 
 import weakref
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
@@ -18,15 +17,16 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.distributed import device_mesh
 from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
+from typing_extensions import override
 
-from gorp._dry import asker, has_no_value
+from gorp import _dry
+from gorp._dry import asker
 
 Answer = Callable[[Mapping[str, Any]], float]
 
@@ -52,7 +52,7 @@ WORTH_A_LOOK = 2**20
 """Bytes of new tensors from which on a new peak is looked for."""
 
 
-class Meter(TorchDispatchMode):
+class Meter(_dry.Meter):
     """Counts what is computed, sent and held while it is on, and answers for fake tensors, which have no values.
 
     Counted by name since the last `take`: ``messages KIND`` and ``sent KIND``, collectives and the bytes that all ranks
@@ -67,31 +67,17 @@ class Meter(TorchDispatchMode):
     def __init__(self, columns: int = 0) -> None:
         super().__init__()
         self.columns = columns
-        self.counts: Counter[str] = Counter()
-        self._alive: dict[int, weakref.ref[Any]] = {}
-
-    def take(self) -> Counter[str]:
-        """What was counted since the last call."""
-        counts, self.counts = self.counts, Counter()
-        return counts
+        self._storages: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
         if DTensor in types:
             return NotImplemented  # comes again with what this rank has of it
-        if func is torch.ops.aten._local_scalar_dense.default and has_no_value(args[0]):
-            return self._answer(args[0])
-        result = func(*args, **kwargs)
-        if func.namespace == "c10d":
-            self._count_message(func, args)
-        elif func.namespace == "aten":
-            self._count_work(func, args, kwargs, result)
-            self._watch(result)
-        return result
+        return super().__torch_dispatch__(func, types, args, kwargs)
 
-    def _answer(self, asked: Tensor) -> float:
+    @override
+    def answer(self, asked: Tensor) -> float:
         frame = asker()
         name = frame.f_code.co_name if frame is not None else "nobody in gorp"
         if name == "energy_rank":
@@ -99,6 +85,13 @@ class Meter(TorchDispatchMode):
         if frame is None or name not in ANSWERS:
             raise KeyError(f"{name} asks a tensor for its value; say in ANSWERS what an ordinary step would answer")
         return ANSWERS[name](frame.f_locals)
+
+    @override
+    def count(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        if func.namespace == "c10d":
+            self._count_message(func, args)
+        elif func.namespace == "aten":
+            self._count_work(func, args, kwargs, result)
 
     def _count_message(self, func: Any, args: tuple[Any, ...]) -> None:
         name = func._schema.name.removeprefix("c10d::").strip("_").removesuffix("_base")
@@ -119,18 +112,16 @@ class Meter(TorchDispatchMode):
         if is_own and not is_view:
             self.counts["touched"] += bytes_of((args, kwargs, result))
 
-    def _watch(self, result: Any) -> None:
+    @override
+    def watch(self, made: Iterable[Tensor]) -> None:
         """Take down new memory, and whether there was never more; storages may shrink, as FSDP2 shrinks its own."""
-        made = 0
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and not isinstance(leaf, DTensor):
-                storage = leaf.untyped_storage()
-                if storage._cdata not in self._alive:
-                    key = storage._cdata
-                    self._alive[key] = weakref.ref(storage, lambda _, key=key: self._alive.pop(key, None))
-                    made += storage.nbytes()
-        if made >= WORTH_A_LOOK:
-            storages = [reference() for reference in list(self._alive.values())]
+        new = 0
+        for storage in (tensor.untyped_storage() for tensor in made if not isinstance(tensor, DTensor)):
+            if (key := storage._cdata) not in self._storages:
+                self._storages[key] = weakref.ref(storage, lambda _, key=key: self._storages.pop(key, None))
+                new += storage.nbytes()
+        if new >= WORTH_A_LOOK:
+            storages = [reference() for reference in list(self._storages.values())]
             alive = sum(storage.nbytes() for storage in storages if storage is not None)
             self.counts["peak"] = max(self.counts["peak"], alive)
 
@@ -144,14 +135,10 @@ def bytes_of(tensors: Any) -> int:
 def fake_ranks(count: int, columns: int = 0) -> Iterator[Meter]:
     """This process as the first of so many ranks, on fake tensors, with a meter on."""
     dist.init_process_group("fake", rank=0, world_size=count, store=FakeStore())
-    meter = Meter(columns)
     try:
         with ExitStack() as stack:
             stack.enter_context(mock.patch.object(device_mesh, "init_device_mesh", real(device_mesh.init_device_mesh)))
-            stack.enter_context(mock.patch.object(torch.utils, "weakref", mock.Mock(getweakrefs=lambda _: [])))
-            stack.enter_context(FakeTensorMode())
-            stack.enter_context(meter)
-            yield meter
+            yield stack.enter_context(_dry.dry(torch.device("cpu"), Meter(columns)))
     finally:
         dist.destroy_process_group()
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
 
 import torch
@@ -86,7 +86,7 @@ class Meter(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func in _ASKING and has_no_value(args[0]):
-            return _answer(args[0])
+            return self.answer(args[0])
         if func is torch.ops.aten.nonzero.default and has_no_value(args[0]):
             return args[0].new_zeros(args[0].numel(), args[0].ndim, dtype=torch.int64)
         if func is torch.ops.aten.index.Tensor:
@@ -97,13 +97,20 @@ class Meter(TorchDispatchMode):
             if parts is not NotImplemented:
                 return parts
         result = func(*args, **kwargs)
-        self._count(func, args, kwargs, result)
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self._watch(leaf)
+        self.count(func, args, kwargs, result)
+        self.watch([leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)])
         return result
 
-    def _count(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+    def answer(self, asked: Tensor) -> float:
+        """What a tensor without values answers the function of gorp that asks it for one."""
+        frame = asker()
+        name = frame.f_code.co_name if frame is not None else ""
+        whole = asked.dtype is not torch.bool and not asked.dtype.is_floating_point
+        answer = ANSWERS.get(name, lambda *_: not whole)(frame.f_locals if frame else {}, asked)  # type: ignore[no-untyped-call]
+        return bool(answer) if asked.dtype is torch.bool else int(answer) if whole else float(answer)
+
+    def count(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """Take down what an operation did."""
         packet = func._overloadpacket
         if packet in flop_registry:
             operations = flop_registry[packet](*args, **kwargs, out_val=result)
@@ -114,6 +121,11 @@ class Meter(TorchDispatchMode):
         frame = asker()
         is_own = frame is not None and frame.f_code.co_name not in FORWARD
         self.counts["own" if is_own else "model"] += int(operations)
+
+    def watch(self, made: Iterable[Tensor]) -> None:
+        """Take down the memory of tensors, until it is let go."""
+        for tensor in made:
+            self._watch(tensor)
 
     def _watch(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -130,10 +142,12 @@ class Meter(TorchDispatchMode):
         self.peak[device] = max(self.peak[device], self.alive[device])
 
 
+AnyMeter = TypeVar("AnyMeter", bound=Meter)
+
+
 @contextmanager
-def dry(device: torch.device) -> Iterator[Meter]:
-    """Within, tensors are made without numbers, on ``device`` if nothing else is said, and counted."""
-    meter = Meter()
+def dry(device: torch.device, meter: AnyMeter) -> Iterator[AnyMeter]:
+    """Within, tensors are made without numbers, on ``device`` if nothing else is said, and counted by the meter."""
     with ExitStack() as stack:
         # modules swap such tensors when they are moved, which torch refuses where the mode itself refers to them weakly
         stack.enter_context(mock.patch.object(torch.utils, "weakref", mock.Mock(getweakrefs=lambda _: [])))
@@ -163,14 +177,6 @@ def _places(index: Tensor | None) -> list[Tensor | None]:
     if index is None or index.dtype is not torch.bool or not has_no_value(index):
         return [index]
     return [index.new_zeros(index.numel(), dtype=torch.int64)] * index.ndim
-
-
-def _answer(asked: Tensor) -> float:
-    frame = asker()
-    name = frame.f_code.co_name if frame is not None else ""
-    whole = asked.dtype is not torch.bool and not asked.dtype.is_floating_point
-    answer = ANSWERS.get(name, lambda *_: not whole)(frame.f_locals if frame else {}, asked)  # type: ignore[no-untyped-call]
-    return bool(answer) if asked.dtype is torch.bool else int(answer) if whole else float(answer)
 
 
 def _longest_reached() -> bool:

@@ -112,7 +112,7 @@ def rehearse_dry(
     """Two tasks without numbers, the largest passes and answers of the run among them."""
     period = config.gorp.refresh_every
     short = config.model_copy(update={"gorp": config.gorp.model_copy(update={"refresh_every": min(2, period)})})
-    with dry(device) as meter:
+    with dry(device, Meter()) as meter:
         model = random_model(model_config, config.dtype)
         saved = _saved_by_codes(model, config)
         mute = cast(PreTrainedTokenizerBase, Mute(tokenizer))
