@@ -68,15 +68,16 @@ def new_export(out: Path, told: Mapping[str, Any]) -> Iterator[Path]:
         GorpError: the disk refuses; nothing new is left, and what stood there is untouched.
     """
     beside = out.with_name(f".{out.name}.unfinished")
-    unfinished = beside / "export"
+    unfinished = beside / "work" / "export"
     with locked(beside / "lock", "writes an export"):
         try:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir()
+            shutil.rmtree(unfinished.parent, ignore_errors=True)
+            unfinished.mkdir(parents=True)
             yield unfinished
             (unfinished / MARKER).write_text(json.dumps(dict(told), indent=1) + "\n", encoding="utf-8")
             publish_folder(unfinished, out)
         except (OSError, SafetensorError) as error:
             raise GorpError(f"cannot write {out}: {error}; what stood there before is untouched") from error
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(unfinished.parent, ignore_errors=True)
+            shutil.rmtree(beside, ignore_errors=True)  # the lock last: with it gone, another export may begin

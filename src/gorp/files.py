@@ -164,21 +164,39 @@ def locked(path: Path, doing: str, wait: bool = False) -> Iterator[None]:
         BusyError: another process holds it.
         GorpError: the file cannot be written.
     """
+    descriptor = _lock(path, doing, wait)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-    except OSError as error:
-        raise GorpError(f"cannot write to {path.parent}: {error.strerror or error}") from error
-    here = f" on {socket.gethostname()}"
-    try:
-        if not _try_lock(descriptor, wait):
-            holder = os.read(descriptor, 300).decode(errors="replace").strip().removesuffix(here) or "unknown"
-            raise BusyError(f"{path.parent}: process {holder} {doing}; wait for it, or end it")
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}{here}\n".encode())
+        os.write(descriptor, f"{os.getpid()}{_here()}\n".encode())
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock(path: Path, doing: str, wait: bool) -> int:
+    """Descriptor of the lock file, held; of the one that stands there now, should a holder have removed its own."""
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        except OSError as error:
+            raise GorpError(f"cannot write to {path.parent}: {error.strerror or error}") from error
+        holds = False
+        try:
+            if not _try_lock(descriptor, wait):
+                holder = os.read(descriptor, 300).decode(errors="replace").strip().removesuffix(_here()) or "unknown"
+                raise BusyError(f"{path.parent}: process {holder} {doing}; wait for it, or end it")
+            with contextlib.suppress(FileNotFoundError):
+                holds = os.path.samestat(os.fstat(descriptor), path.stat())
+        finally:
+            if not holds:
+                os.close(descriptor)
+        if holds:
+            return descriptor
+
+
+def _here() -> str:
+    return f" on {socket.gethostname()}"
 
 
 def _try_lock(descriptor: int, wait: bool) -> bool:
