@@ -27,6 +27,9 @@ from gorp.targets import linear_names, targets_for
 
 Form = Literal["model", "adapter"]
 
+SPACE_IN_EXPORT = f"space/{SPACE}"
+"""In a folder of its own: of the export's there are programs, such as vLLM, that take every safetensors for weights."""
+
 
 @dataclass(frozen=True)
 class Export:
@@ -87,7 +90,8 @@ def export_run(
         facts = _facts(learnt, form, repo or place.name, notes, folder)
         if (space := learnt.files.space) is not None:
             space.base_model = facts.base  # where it is on this machine is nobody else's business
-            space.save(folder / SPACE)
+            (folder / SPACE_IN_EXPORT).parent.mkdir()
+            space.save(folder / SPACE_IN_EXPORT)
         card = render_card(learnt.record, facts)
         (folder / CARD_FILE).write_text(card, encoding="utf-8")
     return Export(place, notes)

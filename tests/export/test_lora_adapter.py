@@ -36,7 +36,7 @@ def test_what_tasks_merged_is_one_adapter_of_the_sum_of_their_ranks(run, tiny_mo
     assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 6, 6)
     assert not config["rank_pattern"]
     assert config["base_model_name_or_path"] == tiny_models[kind].name
-    for path in (tmp_path / "out").iterdir():
+    for path in (path for path in (tmp_path / "out").rglob("*") if path.is_file()):
         assert str(tiny_models[kind]).encode() not in path.read_bytes(), f"{path.name} tells where the base was"
     base = LOADERS[kind].from_pretrained(tiny_models[kind])
     before = computed(base.eval(), kind)
@@ -45,7 +45,7 @@ def test_what_tasks_merged_is_one_adapter_of_the_sum_of_their_ranks(run, tiny_mo
     last = list(expected)[-1]
     assert (before[last] - expected[last]).abs().max() > 0.01 * expected[last].abs().max(), "nothing was learnt"
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert {"adapter_model.safetensors", "README.md", "gradient_space.safetensors"} <= names
+    assert {"adapter_model.safetensors", "README.md", "space"} <= names
     assert not {"model.safetensors", "config.json"} & names
 
 

@@ -102,10 +102,13 @@ def test_it_is_what_other_programs_look_for(run, tiny_models, tmp_path, kind):
     with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt"}
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert {"README.md", "gradient_space.safetensors", "tokenizer.json", "tokenizer_config.json"} <= names
+    assert {"README.md", "space", "tokenizer.json", "tokenizer_config.json"} <= names
+    assert [name for name in names if name.endswith(".safetensors")] == ["model.safetensors"], (
+        "vLLM takes each for weights"
+    )
     assert ("generation_config.json" in names) == (kind != "encoder")
     assert not [name for name in names if name.endswith((".py", ".bin", ".pt"))]
-    for path in (tmp_path / "out").iterdir():
+    for path in (path for path in (tmp_path / "out").rglob("*") if path.is_file()):
         assert str(tiny_models[kind]).encode() not in path.read_bytes(), f"{path.name} tells where the base was"
 
 
@@ -267,7 +270,7 @@ def test_an_earlier_task_is_exported_as_if_the_run_had_ended_there(run, tiny_mod
     early, short = (tmp_path / f"out-{to}" for to in ("colour", None))
     weights, expected = (load_file(place / "model.safetensors") for place in (early, short))
     assert all(weights[name].equal(value) for name, value in expected.items())
-    assert GradientSpace.load(early / "gradient_space.safetensors").tasks == ["colour"]
+    assert GradientSpace.load(early / "space" / "gradient_space.safetensors").tasks == ["colour"]
     assert "animal" not in (early / "README.md").read_text()
     before = (folder / "state.json").read_bytes()
     with pytest.raises(InputError, match=r"no task 'anmal' is learnt in this run \(did you mean 'animal'\?\)"):
