@@ -3,10 +3,11 @@
     python benchmarks/pretrain_llama.py --data DIR --tokenizer MODEL --out FOLDER
 
 Half of a batch is running text: the training texts of all data sets of the folder, joined by the end-of-text token and
-cut into pieces, every fourth of which says one thing twice, so that copying is learnt. The other half are questions with options, as the benchmark asks them, without which so small a model
-cannot be taught a task through LoRA: those of the long orders' tasks but for reviews and topics, of which order 1 is
-made (UNASKED), and made ones, which word stands in a text and which is missing from it. No label of order 1 is seen.
-The tokenizer is a T5's, so that the same pieces of words are told.
+cut into pieces, every fourth of which says one thing twice, so that copying is learnt. The other half are questions
+with options, as the benchmark asks them, without which so small a model cannot be taught a task through LoRA: those of
+the long orders' tasks but for reviews and topics, of which order 1 is made (UNASKED), and made ones, which word stands
+in a text and which is missing from it. No label of order 1 is seen. The tokenizer is a T5's, so that the same pieces of
+words are told.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -11,8 +12,10 @@ import torch
 
 import gorp
 from gorp.backbones import load_backbone
+from gorp.encoding import Encoder
 from gorp.run_setup import first_difference
 from gorp.tasks import Example
+from gorp.tasks.benchmarks import DATASETS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -187,12 +190,15 @@ def test_protection_runs_differ_in_what_they_say(tmp_path):
     assert list(causal.gorp.full_rank_targets) == ["mlp.gate_proj"]
 
 
-def test_a_llama_is_pretrained_on_running_text(tmp_path, monkeypatch):
-    folder = tmp_path / "data" / "set" / "one"
-    folder.mkdir(parents=True)
-    with gzip.open(folder / "train.jsonl.gz", "wt") as file:
-        file.writelines(json.dumps({"text": f"text {number} of a set that is small"}) + "\n" for number in range(40))
-    monkeypatch.setattr(pretrain_llama, "LENGTH", 16)
+def test_a_llama_is_pretrained_on_texts_and_questions(tmp_path, monkeypatch):
+    for name in DATASETS:
+        folder = tmp_path / "data" / "olora" / name
+        folder.mkdir(parents=True)
+        with gzip.open(folder / "train.jsonl.gz", "wt") as file:
+            texts = (f"the wording of {name} says nothing about {number} of them" for number in range(8))
+            file.writelines(json.dumps({"text": text, "label": "AB"[at % 2]}) + "\n" for at, text in enumerate(texts))
+    monkeypatch.setattr(pretrain_llama, "ROWS", 8)
+    monkeypatch.setattr(torch, "compile", lambda function: function)
     source = load_backbone("t5-tiny").tokenizer
     source.save_pretrained(tmp_path / "t5")
     command = [
@@ -215,3 +221,16 @@ def test_a_llama_is_pretrained_on_running_text(tmp_path, monkeypatch):
     assert ids[0] == end, "a text opens with the token that parts texts"
     assert ids.count(end) == 1, "and is not closed"
     assert made.tokenizer.decode(ids, skip_special_tokens=True).strip() == "text 7"
+    encoder = Encoder(made.model, made.tokenizer, 112, 16)
+    ids, weights = next(pretrain_llama.batches(encoder, tmp_path / "data"))
+    for row in (1, 3, 5, 7):
+        question, answer = (
+            made.tokenizer.decode(ids[row][part], skip_special_tokens=True).strip()
+            for part in (weights[row] == 1, weights[row] > 1)
+        )
+        assert question.endswith("Answer:")
+        if row % 4 == 1:
+            assert answer in "AB" and not any(name in question for name in pretrain_llama.UNASKED)
+        else:
+            assert answer in re.search("(?s)Which word (?:stands in|is missing from).*Option: (.*)", question)[1]
+    assert ids[0, :64].equal(ids[0, 64:]), "copying is learnt"
