@@ -167,7 +167,7 @@ def locked(path: Path, doing: str, wait: bool = False) -> Iterator[None]:
     descriptor = _lock(path, doing, wait)
     try:
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}{_here()}\n".encode())
+        os.write(descriptor, f"{os.getpid()}{_on_this_machine()}\n".encode())
         yield
     finally:
         os.close(descriptor)
@@ -184,7 +184,10 @@ def _lock(path: Path, doing: str, wait: bool) -> int:
         holds = False
         try:
             if not _try_lock(descriptor, wait):
-                holder = os.read(descriptor, 300).decode(errors="replace").strip().removesuffix(_here()) or "unknown"
+                holder = (
+                    os.read(descriptor, 300).decode(errors="replace").strip().removesuffix(_on_this_machine())
+                    or "unknown"
+                )
                 raise BusyError(f"{path.parent}: process {holder} {doing}; wait for it, or end it")
             with contextlib.suppress(FileNotFoundError):
                 holds = os.path.samestat(os.fstat(descriptor), path.stat())
@@ -195,7 +198,7 @@ def _lock(path: Path, doing: str, wait: bool) -> int:
             return descriptor
 
 
-def _here() -> str:
+def _on_this_machine() -> str:
     return f" on {socket.gethostname()}"
 
 
