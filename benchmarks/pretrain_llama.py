@@ -119,9 +119,9 @@ def batches(encoder: Encoder, data: Path) -> Iterator[tuple[Tensor, Tensor]]:
         for row in range(ROWS):
             if row % 2:
                 example = next(questions[row // 2 % 2])
-                told = len(example.prompt), len(example.prompt) + len(example.answer)
-                ids[row, : told[1]] = torch.tensor(example.prompt + example.answer)
-                weights[row, : told[0]], weights[row, told[0] : told[1]] = 1, ANSWER
+                whole = torch.tensor(example.prompt + example.answer)
+                ids[row, : len(whole)], weights[row, : len(whole)] = whole, ANSWER
+                weights[row, : len(example.prompt)] = 1
             else:
                 piece = next(running)
                 ids[row], weights[row] = torch.tensor(piece[: LENGTH // 2] * 2 if row % 8 == 0 else piece), 1
