@@ -17,13 +17,14 @@ import gorp
 from gorp import meters
 from gorp._linalg import orthonormalize, seeded_normal
 from gorp.backbones import load_backbone
-from gorp.callback import SPACE_FILE, check_trainer
+from gorp.callback import check_trainer
 from gorp.encoding import Encoder, Row
 from gorp.errors import MostlyBlockedWarning, NearlyFullWarning
 from gorp.learner import ContinualLearner
 from gorp.plan import Plan
 from gorp.run import run_stream
 from gorp.run_config import RunConfig
+from gorp.space import SPACE_FILE
 from gorp.tasks import TaskStream
 
 LORA, FULL_RANK = ["SelfAttention"], ["EncDecAttention"]

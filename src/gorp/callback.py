@@ -26,9 +26,7 @@ from gorp.errors import InputError
 from gorp.full_rank_linear import FullRankLinear
 from gorp.launch import taken_apart
 from gorp.meters import Meters, Reading
-from gorp.space import GradientSpace
-
-SPACE_FILE = "gradient_space.safetensors"
+from gorp.space import SPACE_FILE, GradientSpace
 
 
 class GORPCallback(TrainerCallback):

@@ -22,12 +22,12 @@ from gorp.lora_adapter import lora_adapter, save_adapter
 from gorp.plain_model import plain_model
 from gorp.report.model_card import CARD_FILE, CardFacts, render_card
 from gorp.run_folder import RunFolder
-from gorp.stage_files import SPACE
+from gorp.space import SPACE_FILE
 from gorp.targets import linear_names, targets_for
 
 Form = Literal["model", "adapter"]
 
-SPACE_IN_EXPORT = f"space/{SPACE}"
+SPACE_IN_EXPORT = f"space/{SPACE_FILE}"
 """In a folder of its own: of the export's there are programs, such as vLLM, that take every safetensors for weights."""
 
 
@@ -111,7 +111,7 @@ def _facts(learnt: LearntModel, form: Form, place: str, notes: Sequence[str], fo
         labels=next((known.labels for known in reversed(learnt.tasks) if known.labels), ("one", "another")),
         generating={} if encoder.kind == "encoder" else encoder.generating(learnt.config.training.max_target_length),
         is_sentence_transformer=(folder / "modules.json").exists(),
-        has_space=learnt.files.space is not None,
+        space=SPACE_IN_EXPORT if learnt.files.space is not None else None,
         attach=_attach_settings(learnt) if learnt.config.method == "gorp" else {},
     )
 

@@ -15,7 +15,7 @@ from gorp._ranks import checksum, mean_over_ranks, ranks
 from gorp._sketch import check_sketch, sketch, sketch_over_ranks
 from gorp.errors import InputError
 from gorp.learned_layer import LearnedLayer
-from gorp.space import INPUT
+from gorp.space import INPUT, SPACE_FILE
 
 FULL_RANK = "full_rank"
 LORA = "lora"
@@ -194,8 +194,7 @@ class GORPAdamW(Optimizer):
             raise InputError(
                 "the optimizer's state was saved while the model had another gradient space, and earlier tasks would "
                 "not be protected; accepted: a model attached with the space of that moment, gorp.attach(model, "
-                "config, gorp.GradientSpace.load(PATH)); GORPCallback keeps it in every checkpoint as "
-                "gradient_space.safetensors"
+                f"config, gorp.GradientSpace.load(PATH)); GORPCallback keeps it in every checkpoint as {SPACE_FILE}"
             )
         for state in state_dict["state"].values():
             check_sketch(state["sketch"])

@@ -36,8 +36,8 @@ from gorp.report.record import RunRecord
 from gorp.run_config import RunConfig
 from gorp.run_state import KnownTask, RunState, read_state, state_of, task_folder, write_state
 from gorp.saved_rows import read_rows, write_rows
-from gorp.space import GradientSpace
-from gorp.stage_files import SPACE, StageFiles
+from gorp.space import SPACE_FILE, GradientSpace
+from gorp.stage_files import StageFiles
 from gorp.tasks import Task
 from gorp.timeline import drop_idle_timeline, forget_timeline, has_timeline
 
@@ -219,7 +219,7 @@ class RunFolder:
         state = self._state()
         count = sum(earlier.kind == "retracted" for earlier in state.events)
         name = f"{Path(state.after or '').parent.as_posix()}/retracted-{count + 1:02d}"
-        self._publish(name, lambda folder: space.save(folder / SPACE))
+        self._publish(name, lambda folder: space.save(folder / SPACE_FILE))
         spaces = {**state.spaces, state.stages: name}
         self._write_state(replace(state, spaces=spaces, events=[*state.events, event]))
         self._tidy()
@@ -284,13 +284,13 @@ class RunFolder:
         self._tidy_space(self.state)
 
     def _tidy_space(self, state: RunState) -> None:
-        top, folder = self.path / SPACE, state.space
+        top, folder = self.path / SPACE_FILE, state.space
         if folder is None:
             top.unlink(missing_ok=True)
-        elif (space := self.path / folder / SPACE).exists() and not (
+        elif (space := self.path / folder / SPACE_FILE).exists() and not (
             top.exists() and filecmp.cmp(space, top, shallow=False)
         ):
-            temporary = self.path / f".{SPACE}.tmp"
+            temporary = self.path / f".{SPACE_FILE}.tmp"
             shutil.copyfile(space, temporary)
             temporary.replace(top)
 

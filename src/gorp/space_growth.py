@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 
 from gorp.errors import InputError
-from gorp.space import INPUT, OUTPUT, GradientSpace, LayerSpace
+from gorp.space import INPUT, OUTPUT, SPACE_FILE, GradientSpace, LayerSpace
 from gorp.tasks.task import BASE
 
 TYPICAL_SHARE = 0.1
@@ -105,7 +105,7 @@ def measured_shares(run: Path) -> dict[str, tuple[float, float]]:
     Raises:
         InputError: there is no space, or it is of no task yet.
     """
-    file = run / "gradient_space.safetensors" if run.is_dir() else run
+    file = run / SPACE_FILE if run.is_dir() else run
     space = GradientSpace.load(file)
     first = int(bool(space.base_fingerprint) and space.tasks[:1] == [BASE])
     tasks = len(space.tasks) - first

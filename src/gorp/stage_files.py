@@ -10,9 +10,7 @@ from torch import Tensor
 
 from gorp.checkpoint import load_tensors, save_tensors
 from gorp.checksums import is_expected
-from gorp.space import GradientSpace
-
-SPACE = "gradient_space.safetensors"
+from gorp.space import SPACE_FILE, GradientSpace
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class StageFiles:
         save_tensors(folder / "inputs.safetensors", self.inputs)
         save_tensors(folder / "scores.safetensors", self.row_scores)
         if self.space is not None:
-            self.space.save(folder / SPACE)
+            self.space.save(folder / SPACE_FILE)
 
     @classmethod
     def load(cls, folder: Path, space_folder: Path) -> StageFiles:
@@ -50,6 +48,6 @@ class StageFiles:
             InputError: a file is missing or damaged.
         """
         weights, method = (load_tensors(folder / f"{part}.safetensors") for part in ("weights", "method"))
-        path = space_folder / SPACE
+        path = space_folder / SPACE_FILE
         space = GradientSpace.load(path) if is_expected(path) else None
         return cls(weights, method, space, {}, space_replaced=space_folder != folder)

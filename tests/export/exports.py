@@ -49,6 +49,11 @@ def assert_near(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance
         torch.testing.assert_close(found[name].float(), value.float(), rtol=0, atol=tolerance * scale, msg=name)
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Every file of an export, at any depth."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def described(folder: Path) -> tuple[dict[str, tuple], dict]:
     """Names, shapes and types of a model's weights, and its configuration."""
     tensors = load_file(folder / "model.safetensors")

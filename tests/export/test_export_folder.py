@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from exports import contents
 
 from gorp import ContinualLearner, checkpoint, files
 from gorp.backbones import load_backbone
@@ -32,12 +33,12 @@ def test_a_full_disk_leaves_what_was_there(run, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
     monkeypatch.undo()
     export_run(folder, out)
-    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    before = contents(out)
     monkeypatch.setattr(checkpoint, "sync", Disk())
     with pytest.raises(GorpError, match="No space left on device"):
         export_run(folder, out, to="colour")
     assert list(tmp_path.iterdir()) == [out]
-    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert contents(out) == before
 
 
 def test_what_stood_there_is_whole_until_it_is_replaced(run, tmp_path, monkeypatch):

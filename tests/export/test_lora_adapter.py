@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from exports import LOADERS, LORA_ONLY, assert_near, assert_same, computed, described, of_run
+from exports import LOADERS, LORA_ONLY, assert_near, assert_same, computed, contents, described, of_run
 from peft import PeftModel
 from safetensors import safe_open
 from transformers import BitsAndBytesConfig
@@ -36,8 +36,8 @@ def test_what_tasks_merged_is_one_adapter_of_the_sum_of_their_ranks(run, tiny_mo
     assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 6, 6)
     assert not config["rank_pattern"]
     assert config["base_model_name_or_path"] == tiny_models[kind].name
-    for path in (path for path in (tmp_path / "out").rglob("*") if path.is_file()):
-        assert str(tiny_models[kind]).encode() not in path.read_bytes(), f"{path.name} tells where the base was"
+    for path, content in contents(tmp_path / "out").items():
+        assert str(tiny_models[kind]).encode() not in content, f"{path.name} tells where the base was"
     base = LOADERS[kind].from_pretrained(tiny_models[kind])
     before = computed(base.eval(), kind)
     expected = of_run(folder, kind)

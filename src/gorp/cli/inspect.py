@@ -9,8 +9,6 @@ import typer
 
 from gorp.errors import InputError
 
-SPACE_FILE = "gradient_space.safetensors"
-
 
 def command(
     run: Annotated[
@@ -44,6 +42,9 @@ def find_space(run: Path) -> Path:
         if not run.exists():
             raise InputError(f"{run}: no such file or folder; give a run folder or a gradient space file")
         return run
+
+    from gorp.space import SPACE_FILE
+
     file = run / SPACE_FILE
     if not file.exists():
         raise InputError(

@@ -38,7 +38,7 @@ class CardFacts:
         labels: that an encoder chooses among, in the example.
         generating: arguments of ``generate``, in the example; an encoder has none.
         is_sentence_transformer: whether that library loads it, too.
-        has_space: whether the gradient space is beside it.
+        space: the file of the gradient space in the export, if it is there.
         attach: arguments of `gorp.GORPConfig` to go on with, as python's values; none where the method is another.
     """
 
@@ -53,7 +53,7 @@ class CardFacts:
     labels: Sequence[str] = ()
     generating: Mapping[str, Any] = field(default_factory=dict)
     is_sentence_transformer: bool = False
-    has_space: bool = False
+    space: str | None = None
     attach: Mapping[str, Any] = field(default_factory=dict)
 
 
