@@ -24,7 +24,7 @@ from gorp.learner import ContinualLearner
 from gorp.plan import Plan
 from gorp.run import run_stream
 from gorp.run_config import RunConfig
-from gorp.space import SPACE_FILE
+from gorp.space_file import SPACE_FILE
 from gorp.tasks import TaskStream
 
 LORA, FULL_RANK = ["SelfAttention"], ["EncDecAttention"]

@@ -26,7 +26,8 @@ from gorp.errors import InputError
 from gorp.full_rank_linear import FullRankLinear
 from gorp.launch import taken_apart
 from gorp.meters import Meters, Reading
-from gorp.space import SPACE_FILE, GradientSpace
+from gorp.space import GradientSpace
+from gorp.space_file import SPACE_FILE
 
 
 class GORPCallback(TrainerCallback):

@@ -22,13 +22,10 @@ from gorp.lora_adapter import lora_adapter, save_adapter
 from gorp.plain_model import plain_model
 from gorp.report.model_card import CARD_FILE, CardFacts, render_card
 from gorp.run_folder import RunFolder
-from gorp.space import SPACE_FILE
+from gorp.space_file import SPACE_IN_EXPORT
 from gorp.targets import linear_names, targets_for
 
 Form = Literal["model", "adapter"]
-
-SPACE_IN_EXPORT = f"space/{SPACE_FILE}"
-"""In a folder of its own: of the export's there are programs, such as vLLM, that take every safetensors for weights."""
 
 
 @dataclass(frozen=True)

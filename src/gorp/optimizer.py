@@ -15,7 +15,8 @@ from gorp._ranks import checksum, mean_over_ranks, ranks
 from gorp._sketch import check_sketch, sketch, sketch_over_ranks
 from gorp.errors import InputError
 from gorp.learned_layer import LearnedLayer
-from gorp.space import INPUT, SPACE_FILE
+from gorp.space import INPUT
+from gorp.space_file import SPACE_FILE
 
 FULL_RANK = "full_rank"
 LORA = "lora"

@@ -36,7 +36,8 @@ from gorp.report.record import RunRecord
 from gorp.run_config import RunConfig
 from gorp.run_state import KnownTask, RunState, read_state, state_of, task_folder, write_state
 from gorp.saved_rows import read_rows, write_rows
-from gorp.space import SPACE_FILE, GradientSpace
+from gorp.space import GradientSpace
+from gorp.space_file import SPACE_FILE
 from gorp.stage_files import StageFiles
 from gorp.tasks import Task
 from gorp.timeline import drop_idle_timeline, forget_timeline, has_timeline

@@ -24,9 +24,6 @@ _UNIT = 0.02
 
 INPUT, OUTPUT = "input", "output"
 
-SPACE_FILE = "gradient_space.safetensors"
-"""What a space is called in the folder of a run, of a checkpoint or of an export."""
-
 
 @dataclass
 class Side:

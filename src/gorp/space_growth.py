@@ -9,7 +9,8 @@ from pathlib import Path
 from statistics import median
 
 from gorp.errors import InputError
-from gorp.space import INPUT, OUTPUT, SPACE_FILE, GradientSpace, LayerSpace
+from gorp.space import INPUT, OUTPUT, GradientSpace, LayerSpace
+from gorp.space_file import find_space
 from gorp.tasks.task import BASE
 
 TYPICAL_SHARE = 0.1
@@ -102,10 +103,13 @@ def measured_shares(run: Path) -> dict[str, tuple[float, float]]:
 
     What protects the base model is no task.
 
+    Args:
+        run: its folder, that of an export of it, or its space's file.
+
     Raises:
         InputError: there is no space, or it is of no task yet.
     """
-    file = run / SPACE_FILE if run.is_dir() else run
+    file = find_space(run)
     space = GradientSpace.load(file)
     first = int(bool(space.base_fingerprint) and space.tasks[:1] == [BASE])
     tasks = len(space.tasks) - first

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from gorp.checkpoint import load_tensors, save_tensors
 from gorp.checksums import is_expected
-from gorp.space import SPACE_FILE, GradientSpace
+from gorp.space import GradientSpace
+from gorp.space_file import SPACE_FILE
 
 
 @dataclass(frozen=True)

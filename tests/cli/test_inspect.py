@@ -6,7 +6,6 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from gorp.cli.inspect import find_space
 from gorp.cli.main import build_app
 from gorp.errors import InputError
 from gorp.space import GradientSpace, LayerSpace, Side
@@ -49,9 +48,7 @@ def test_totals_and_tasks_are_below(run: Path) -> None:
 
 def test_what_holds_no_space_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="keeps no gradient space"):
-        find_space(tmp_path)
-    with pytest.raises(InputError, match="no such file or folder"):
-        find_space(tmp_path / "missing")
+        inspect(tmp_path)
     (tmp_path / "x.safetensors").write_bytes(b"damaged")
     with pytest.raises(InputError, match=r"x\.safetensors"):
         inspect(tmp_path / "x.safetensors")

@@ -24,6 +24,7 @@ from gorp.methods import METHODS, load_method
 from gorp.run import run_stream
 from gorp.run_config import RunConfig
 from gorp.run_setup import load_stream
+from gorp.space_file import find_space
 
 #: Loads an export with gorp out of reach; what it computes goes to the file named last.
 CHILD = """
@@ -270,7 +271,7 @@ def test_an_earlier_task_is_exported_as_if_the_run_had_ended_there(run, tiny_mod
     early, short = (tmp_path / f"out-{to}" for to in ("colour", None))
     weights, expected = (load_file(place / "model.safetensors") for place in (early, short))
     assert all(weights[name].equal(value) for name, value in expected.items())
-    assert GradientSpace.load(early / "space" / "gradient_space.safetensors").tasks == ["colour"]
+    assert GradientSpace.load(find_space(early)).tasks == ["colour"]
     assert "animal" not in (early / "README.md").read_text()
     before = (folder / "state.json").read_bytes()
     with pytest.raises(InputError, match=r"no task 'anmal' is learnt in this run \(did you mean 'animal'\?\)"):

@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
-from gorp.errors import InputError
+from gorp.space_file import find_space
 
 
 def command(
     run: Annotated[
-        Path, typer.Argument(metavar="RUN|FILE", help="A run folder, or a gradient space file.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="RUN|EXPORT|FILE", help="A run folder, an export's, or a gradient space file.", show_default=False
+        ),
     ],
 ) -> None:
     """Print the gradient space: the directions that every layer keeps for the tasks learnt so far.
@@ -20,6 +23,7 @@ def command(
     \b
     Examples:
       gorp inspect runs/desk
+      gorp inspect exported
       gorp inspect space.safetensors
     """
     file = find_space(run)
@@ -34,20 +38,3 @@ def command(
     console.print(to_rich(space_grid(space)))
     for line in describe_space(space, file.stat().st_size):
         console.print(line, markup=False, highlight=False)
-
-
-def find_space(run: Path) -> Path:
-    """The gradient space file that ``run`` is or holds; ``InputError`` if there is none."""
-    if not run.is_dir():
-        if not run.exists():
-            raise InputError(f"{run}: no such file or folder; give a run folder or a gradient space file")
-        return run
-
-    from gorp.space import SPACE_FILE
-
-    file = run / SPACE_FILE
-    if not file.exists():
-        raise InputError(
-            f"{run}: holds no {SPACE_FILE}; either no task is learnt yet, or the run's method keeps no gradient space"
-        )
-    return file
