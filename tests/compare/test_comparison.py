@@ -1,13 +1,16 @@
 """Cells are processes: they are run side by side, resumed after any end, and kept apart."""
 
 import json
+import math
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -18,10 +21,11 @@ from gorp.compare.comparison import Comparison
 from gorp.compare.experiment import Experiment
 from gorp.compare.fleet import raise_for_failures
 from gorp.compare.launchers import LocalLauncher
-from gorp.compare.results import read_results
+from gorp.compare.results import CellResult, Tuning, keep, read_results, stream_name, without_paths
 from gorp.errors import GorpError, InputError
 from gorp.files import locked
 from gorp.preemption import Stopped
+from gorp.report.record import Matrix
 from gorp.run import run_stream
 
 SOURCES = str(Path(__file__).parents[2] / "src")
@@ -153,6 +157,95 @@ def test_ended_with_its_children_it_goes_on(file, tmp_path, number):
     (cell,) = experiment.plan(["fixed"])
     assert resumed.matrix == run_stream(experiment.config(cell), tmp_path / "whole").matrix
     assert (out / "comparison.html").exists() and "page: " in again.stdout
+
+
+def finished(experiment: Experiment, name: str, settings: Sequence[str] = (), **changes: Any) -> CellResult:
+    """A result of a cell that nobody ran."""
+    (cell,) = experiment.plan([name])
+    config = experiment.config(cell, settings)
+    matrix: Matrix = [[60.0, 0.0], [50.0, 70.0]]
+    return CellResult(
+        cell=name, method=config.method, stream=stream_name(cell.stream), seed=0, tasks=["colour", "animal"],
+        zero_shot=[0.0, 0.0], matrix=matrix, summary={"AP": 60.0, "BWT": -10.0},
+        config=without_paths(config.model_dump(mode="json")), environment={}, **changes,
+    )  # fmt: skip
+
+
+def test_results_of_other_settings_are_left_out_and_named(file, tmp_path, capsys):
+    experiment, out = Experiment.read(file), tmp_path / "out"
+    tuning = Tuning(tried=[({"training.lr": 1e-3}, 1.0), ({"training.lr": 1e-2}, 2.0)], chosen={"training.lr": 1e-2})
+    fixed, seq = finished(experiment, "fixed"), finished(experiment, "seq", ["training.lr=1e-2"], tuning=tuning)
+    keys = {cell.name: cell.key for cell in experiment.plan()}
+    keep(out / "results.json", {keys["fixed"]: fixed, keys["seq"]: seq, "gone/builtin/0": fixed})
+    assert Comparison(experiment, out).results() == ({keys["fixed"]: fixed, keys["seq"]: seq}, [])
+    assert Comparison(experiment, out, ["training.epochs=2"]).results() == ({}, [keys["fixed"], keys["seq"]])
+    file.write_text(file.read_text().replace("0.01", "0.02"))
+    assert Comparison(Experiment.read(file), out).results() == ({keys["fixed"]: fixed}, [keys["seq"]])
+    (out / "cells" / keys["fixed"]).mkdir(parents=True)
+    (out / "cells" / keys["fixed"] / "result.json").write_text(fixed.model_dump_json())
+    with pytest.raises(SystemExit) as ended:
+        main(["compare", str(file), "--out", str(out), "--only", "fixed"])
+    assert not ended.value.code
+    said = capsys.readouterr()
+    assert f"left out, for they were run with other settings: {keys['seq']}" in said.err and " seq " not in said.out
+
+
+def test_a_finished_cell_of_other_settings_is_not_taken_for_this_one(file, tmp_path):
+    experiment = Experiment.read(file)
+    (cell,) = experiment.plan(["fixed"])
+    folder = tmp_path / "out" / "cells" / cell.key
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(finished(experiment, "fixed").model_dump_json())
+    comparison = Comparison(experiment, tmp_path / "out", ["training.epochs=2"], only=["fixed"])
+    comparison.run(LocalLauncher())
+    with pytest.raises(GorpError, match=r"result\.json: is of a run with other settings"):
+        raise_for_failures(comparison.jobs)
+
+
+def test_what_one_choice_gives_is_set_nowhere_else(file, tmp_path):
+    file.write_text(file.read_text().replace("- 0.01", ""))
+    with pytest.raises(InputError, match=r"--set training\.lr=1: is what a grid chooses"):
+        Comparison(Experiment.read(file), tmp_path / "out", ["training.lr=1"])
+    comparison = Comparison(Experiment.read(file), tmp_path / "out", only=["seq"])
+    assert comparison.configs["seq"].training.lr == 1e-3 and not comparison.tuning_jobs
+
+
+def test_a_choice_of_long_lists_has_a_folder(file, tmp_path):
+    content = yaml.safe_load(file.read_text())
+    many = [[f"layer.{number}.attention.{side}" for number in range(40)] for side in ("q", "k")]
+    content["cells"]["seq"]["grid"] = {"lora.targets": many}
+    file.write_text(yaml.safe_dump(content))
+    folders = [job.folder.name for job in Comparison(Experiment.read(file), tmp_path, only=["seq"]).jobs]
+    assert len(set(folders)) == 2 and max(map(len, folders)) < 200
+
+
+def test_where_no_try_has_a_score_the_other_cells_go_on(file, tmp_path):
+    experiment = Experiment.read(file)
+    (cell,) = experiment.plan(["fixed"])
+    comparison = Comparison(experiment, tmp_path, only=["seq", "fixed"], kept={cell.key: finished(experiment, "fixed")})
+    for job, score in zip(comparison.tuning_jobs["seq"], (None, math.nan), strict=True):
+        unscored = finished(experiment, "seq").model_copy(update={"summary": {"AP": score}})
+        job.state, job.result = "done", unscored
+    comparison.run(LocalLauncher())
+    assert list(read_results(tmp_path / "results.json")) == [cell.key]
+    with pytest.raises(GorpError, match=r"2 of 3 cells failed .*no task has validation rows to choose by"):
+        raise_for_failures(comparison.jobs)
+
+
+def test_the_cell_to_compare_with_is_one_of_the_cells(file, tmp_path, capsys):
+    experiment = Experiment.read(file)
+    (cell,) = experiment.plan(["fixed"])
+    keep(tmp_path / "kept.json", {cell.key: finished(experiment, "fixed")})
+    for arguments, message in (
+        ([str(file), "--against", "sek"], r"--against sek: no such cell \(did you mean 'seq'\?\); accepted: fixed, seq,"),
+        ([str(tmp_path / "kept.json"), "--against", "seq"], r"--against seq: no such cell; accepted: fixed"),
+        ([str(tmp_path / "kept.json"), "--seeds", "9"], r"--seeds: is for an experiment's cells"),
+        ([str(tmp_path / "kept.json"), "--set", "a=1", "--workers", "2"], r"--workers: is for an experiment's cells"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["compare", *arguments, "--out", str(tmp_path / "out")])
+        assert ended.value.code == InputError.exit_code
+        assert re.search(message, " ".join(capsys.readouterr().err.split()))
 
 
 def test_what_is_for_ray_is_refused_without_it(file, tmp_path, monkeypatch, capsys):

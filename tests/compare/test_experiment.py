@@ -70,6 +70,13 @@ def test_another_file_is_extended(file):
         ("about:", "abuot:", r"mine\.yaml: unknown key 'abuot' \(did you mean 'about'\?\); accepted: "),
         ("[0, 1]", "[]", r"mine\.yaml: key 'seeds': .*at least 1"),
         ("cells:", "cellar:", r"mine\.yaml: (unknown key 'cellar'|key 'cells')"),
+        ("stream: builtin", "stream: null", r"mine\.yaml: .*base\.stream is None; accepted: a stream's name or file"),
+        ("stream: builtin", "stream: [long/4]", r"base\.stream is \['long/4'\]; accepted"),
+        (
+            "about:",
+            "against: jiont\nabout:",
+            r"against names no cell: 'jiont' \(did you mean 'joint'\?\); accepted: gorp,",
+        ),
     ],
 )
 def test_mistakes_in_the_file_are_named(file, old, new, message):
@@ -92,6 +99,8 @@ def test_mistakes_in_cells_are_named(file):
         experiment.plan(seeds=[7])
     with pytest.raises(InputError, match=r"--set seed=5: a cell's seed is its place"):
         experiment.config(Cell("joint", "builtin", 0), ["seed=5"])
+    with pytest.raises(InputError, match="no cell is of the cells, streams and seeds chosen all at once"):
+        experiment.plan(["joint"], seeds=[1])
 
 
 def read_every_cell(file):
@@ -129,6 +138,22 @@ def test_a_cell_and_what_a_file_extends_stay_in_their_folder(file):
 def test_streams_that_would_share_a_folder_are_refused(file):
     file.write_text(TEXT.replace("streams: [builtin, long/4]", "streams: [long/4, long-4]"))
     with pytest.raises(InputError, match="'long/4' and 'long-4' would share a folder"):
+        Experiment.read(file).plan()
+
+
+def test_streams_that_results_could_not_tell_apart_are_refused(file):
+    file.write_text(TEXT.replace("streams: [builtin, long/4]", "streams: [p/two.yaml, q/two.yaml]"))
+    with pytest.raises(InputError, match=r"'p/two\.yaml' and 'q/two\.yaml' would be one in the results"):
+        Experiment.read(file).plan()
+
+
+@pytest.mark.parametrize("tuning", ["{training: {lr: 1.0e-4}}", "{training: {lr: 1.0e-4, epochs: 2}}"])
+def test_what_a_grid_tries_is_not_set_for_every_try(file, tuning):
+    file.write_text(f"{TEXT}tuning: {tuning}\n")
+    with pytest.raises(InputError, match=r"cells\.gorp\.grid tries training\.lr, which tuning sets for every try"):
+        Experiment.read(file).plan()
+    file.write_text(TEXT.replace("gorp.energy: [0.9]", "evaluation.split: [test, validation]"))
+    with pytest.raises(InputError, match=r"grid tries evaluation\.split"):
         Experiment.read(file).plan()
 
 

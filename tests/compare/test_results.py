@@ -63,6 +63,15 @@ def test_a_damaged_file_is_named_and_not_overwritten(results, tmp_path, text, me
     assert file.read_text() == text
 
 
+def test_other_tasks_under_a_streams_name_leave_the_file_as_it_is(results, tmp_path):
+    file = tmp_path / "all.json"
+    keep(file, results)
+    before, other = file.read_bytes(), results["gorp/two-1/0"].model_copy(update={"tasks": ["new", "old_task"]})
+    with pytest.raises(InputError, match=r"both of stream 'two/1', with other tasks"):
+        keep(file, {"other/two-1/0": other})
+    assert file.read_bytes() == before
+
+
 def test_a_leak_that_is_no_number_is_the_worst(results, tmp_path):
     one = results["gorp/two-1/0"].model_copy(update={"worst_leak_over_bound": math.nan})
     keep(tmp_path / "all.json", {"gorp/two-1/0": one})

@@ -1,5 +1,6 @@
 import csv
 import io
+import math
 
 import pytest
 
@@ -43,6 +44,31 @@ def test_unseen_tasks_have_a_column_where_they_were_measured(results):
     results["gorp/two-1/0"].summary["unseen"] = 33.0
     grid = summary_grid({"gorp/two-1/0": results["gorp/two-1/0"]}, "gorp")
     assert dict(zip(grid.header, grid.rows[0], strict=True))["unseen"] == "33.0"
+
+
+def test_a_cell_with_fewer_streams_than_others_says_so(results):
+    assert "streams" not in summary_grid(results, "gorp").header
+    more = {
+        f"gorp/two-2/{seed}": results["gorp/two-1/0"].model_copy(update={"stream": "two/2", "seed": seed})
+        for seed in (0, 1)
+    }
+    grid = summary_grid({**results, **more}, "gorp")
+    rows = {row[0]: dict(zip(grid.header, row, strict=True)) for row in grid.rows}
+    assert [rows[name]["streams"] for name in ("gorp", "<plain>", "joint")] == ["2", "1", "1"]
+    assert [rows[name]["notes"] for name in ("gorp", "<plain>", "joint")] == ["uneven seeds", "", "old rows"]
+
+
+def test_differences_from_a_cell_that_is_not_there_have_no_column(results):
+    header = summary_grid(results, "nobody").header
+    assert "AP" in header and not any("less" in name for name in header)
+
+
+def test_a_leak_that_is_no_number_is_told(results):
+    for seed, leak in enumerate((0.1, math.nan, 0.2)):
+        key = f"gorp/two-1/{seed}"
+        results[key] = results[key].model_copy(update={"worst_leak_over_bound": leak})
+    grid = summary_grid(results, "gorp")
+    assert [dict(zip(grid.header, row, strict=True))["leak"] for row in grid.rows][1] == "nan"
 
 
 def test_tasks_and_streams(results):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gorp.errors import InputError
+from gorp.errors import InputError, nearest
 from gorp.preemption import stopped_by
 
 if TYPE_CHECKING:
@@ -26,8 +26,13 @@ class Launchers(str, Enum):
     RAY = "ray"
 
 
+#: Of the options, those that tell how results are shown.
+SHOWS = ("experiment", "out", "against", "png", "quiet")
+
+
 @stopped_by(signal.SIGTERM)
 def command(
+    context: typer.Context,
     experiment: Annotated[
         Path,
         typer.Argument(
@@ -93,10 +98,11 @@ def command(
       gorp compare benchmarks/experiments/builtin.yaml --launcher ray --address 10.0.0.1:6379 --out /shared/builtin
     """
     if experiment.suffix == ".json":
-        _tabulate(experiment, against or "gorp", out, png, quiet)
+        _refuse_what_runs_cells(context)
+        _tabulate(experiment, against, out, png, quiet)
         return
     from gorp.compare import COMPARES, LOCK
-    from gorp.compare.comparison import RESULTS_FILE, Comparison
+    from gorp.compare.comparison import Comparison
     from gorp.compare.display import open_display
     from gorp.compare.experiment import Experiment, unlike
     from gorp.compare.fleet import raise_for_failures
@@ -104,6 +110,7 @@ def command(
     from gorp.files import locked
 
     declared = Experiment.read(experiment)
+    other = _other_cell(against, declared.against, declared.cells)
     folder = out or Path("runs") / declared.name
     kept = read_results(keep_in) if keep_in else None
     with locked(folder / LOCK, COMPARES):
@@ -118,10 +125,11 @@ def command(
             open_display(comparison.jobs, quiet) as on_change,
         ):
             comparison.run(where, retries, on_change, lambda found: keep(keep_in, found) if keep_in else None)
-        keys = {cell.key for cell in declared.plan()}
-        results = {key: result for key, result in read_results(folder / RESULTS_FILE).items() if key in keys}
+        results, stale = comparison.results()
+        if stale and not quiet:
+            typer.echo(f"note: left out, for they were run with other settings: {', '.join(stale)}", err=True)
         if results:
-            _show(results, declared.name, declared.about, against or declared.against, folder, png, quiet)
+            _show(results, declared.name, declared.about, other, folder, png, quiet)
         raise_for_failures(comparison.jobs)
 
 
@@ -145,7 +153,20 @@ def _launcher(
         yield LocalLauncher(workers or 1)
 
 
-def _tabulate(file: Path, against: str, out: Path | None, png: Path | None, quiet: bool) -> None:
+def _refuse_what_runs_cells(context: typer.Context) -> None:
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        if parameter.name not in SHOWS and source is not None and source.name == "COMMANDLINE":
+            raise InputError(f"{parameter.opts[0]}: is for an experiment's cells; results are shown as they are")
+
+
+def _other_cell(given: str | None, otherwise: str, cells: Iterable[str]) -> str:
+    if given is not None and given not in (names := list(dict.fromkeys(cells))):
+        raise InputError(f"--against {given}: no such cell{nearest(given, names)}; accepted: {', '.join(names)}")
+    return given or otherwise
+
+
+def _tabulate(file: Path, against: str | None, out: Path | None, png: Path | None, quiet: bool) -> None:
     from gorp.compare.results import read_results
 
     if not file.exists():
@@ -153,7 +174,8 @@ def _tabulate(file: Path, against: str, out: Path | None, png: Path | None, quie
     results = read_results(file)
     if not results:
         raise InputError(f"{file}: holds no finished cell")
-    _show(results, file.stem, "", against, out, png, quiet)
+    other = _other_cell(against, "gorp", (result.cell for result in results.values()))
+    _show(results, file.stem, "", other, out, png, quiet)
 
 
 def _show(

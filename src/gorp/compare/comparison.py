@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,11 +13,12 @@ from typing import Any
 from gorp.compare.experiment import Cell, Experiment
 from gorp.compare.fleet import Job, run_jobs
 from gorp.compare.launchers import Launcher
-from gorp.compare.results import Results, Tuning, keep, overrides, settings_told
+from gorp.compare.results import CellResult, Results, Tuning, keep, overrides, read_results, settings_told
 from gorp.errors import InputError
 from gorp.run_config import RunConfig
 
 RESULTS_FILE = "results.json"
+_LONGEST_NAME = 120
 
 
 class Comparison:
@@ -30,7 +33,7 @@ class Comparison:
             is a choice of its grid that was tried for one.
 
     Attributes:
-        configs: by the cells' names, how each begins, before its grid has chosen.
+        configs: by the cells' names, how each begins, before a grid of several choices has chosen.
 
     Raises:
         InputError: a cell does not exist, is no valid run, or was run here with other settings.
@@ -48,16 +51,20 @@ class Comparison:
     ) -> None:
         self.experiment, self.folder, self.settings, self._kept = experiment, folder, tuple(settings), kept or {}
         self.cells = experiment.plan(only, streams, seeds)
-        self.configs = {cell.name: experiment.config(cell, self.settings) for cell in self.cells}
-        grids = {name: choices for name in self.configs if len(choices := experiment.choices(name)) > 1}
-        gridded = {key for choices in grids.values() for choice in choices for key in choice}
+        choices = {cell.name: experiment.choices(cell.name) for cell in self.cells}
+        grids = {name: several for name, several in choices.items() if len(several) > 1}
+        gridded = {key for several in choices.values() for choice in several for key in choice}
         for setting in self.settings:
             if setting.partition("=")[0] in gridded:
                 raise InputError(
                     f"--set {setting}: is what a grid chooses; give its values there, or leave the grid out"
                 )
+        sole = {name: overrides(several[0]) for name, several in choices.items() if name not in grids}
+        self.configs = {
+            cell.name: experiment.config(cell, [*self.settings, *sole.get(cell.name, [])]) for cell in self.cells
+        }
         self.tuning_jobs = {
-            name: [self._tuning_job(name, choice) for choice in choices] for name, choices in grids.items()
+            name: [self._tuning_job(name, choice) for choice in several] for name, several in grids.items()
         }
         self._kept_scores = {key: score for name in self.tuning_jobs for key, score in self._scores_kept(name)}
         self.jobs: list[Job] = [
@@ -103,6 +110,27 @@ class Comparison:
             changed(job)
         run_jobs(finals, launcher, retries, changed)
 
+    def results(self) -> tuple[Results, list[str]]:
+        """What is finished of the whole experiment, and the keys of what is left out: made with other settings."""
+        stored, current, stale = read_results(self.folder / RESULTS_FILE), {}, []
+        for cell in self.experiment.plan():
+            if (result := stored.get(cell.key)) is None:
+                continue
+            if self._is_current(cell, result):
+                current[cell.key] = result
+            else:
+                stale.append(cell.key)
+        return current, stale
+
+    def _is_current(self, cell: Cell, result: CellResult) -> bool:
+        chosen = result.tuning.chosen if result.tuning else {}
+        if chosen not in self.experiment.choices(cell.name):
+            return False
+        try:
+            return result.was_made_with(self.experiment.config(cell, [*self.settings, *overrides(chosen)]))
+        except InputError:  # the cell cannot be run as it is written now
+            return False
+
     def _job(self, cell: Cell, chosen: Sequence[str]) -> Job:
         """A cell that was run with other settings, its grid having changed since, fails; the others go on."""
         config = self.experiment.config(cell, [*self.settings, *chosen])
@@ -122,16 +150,15 @@ class Comparison:
         cell = self.experiment.plan([name])[0]
         chosen = overrides(choice)
         config = self.experiment.config(cell, [*self.settings, *chosen], tuning=True)
-        place = self.folder / "tuning" / name / re.sub(r"[^\w.=,+-]+", "_", ",".join(chosen))
+        place = self.folder / "tuning" / name / _folder_of(",".join(chosen))
         job = Job(f"tuning {name} {json.dumps(choice)}", _named(config, cell), place)
         job.look()
         return job
 
     def _tuning(self, name: str) -> Tuning | None:
-        """How the settings of a cell were chosen: by AP, the first of equals. None without a grid, or if a try failed.
+        """How the settings of a cell were chosen: by AP, the first of equals.
 
-        Raises:
-            InputError: there were no validation rows to choose by.
+        None without a grid, or where nothing could be chosen, for a try failed or none had a score; it has failed then.
         """
         choices, jobs = self.experiment.choices(name), self.tuning_jobs.get(name)
         if jobs is None:
@@ -140,10 +167,12 @@ class Comparison:
         if any(job.key not in scores for job in jobs):
             return None
         tried = [(choice, scores[job.key]) for choice, job in zip(choices, jobs, strict=True)]
-        best = max((score for _, score in tried if score is not None), default=None)
-        if best is None:
-            raise InputError(f"cell {name}: no task has validation rows to choose by; raise data.validation_rows")
-        chosen = next(choice for choice, score in tried if score == best)
+        scored = [(choice, score) for choice, score in tried if score is not None and not math.isnan(score)]
+        if not scored:
+            for job in jobs:
+                job.state, job.note = "failed", "no task has validation rows to choose by; raise data.validation_rows"
+            return None
+        chosen, _ = max(scored, key=lambda found: found[1])
         return Tuning(tried=tried, chosen=chosen)
 
     def _told(self, job: Job, tuning: Tuning | None) -> Tuning | None:
@@ -168,6 +197,14 @@ class Comparison:
             for job, choice in zip(jobs, choices, strict=True):
                 scores = (score for tried, score in kept.tuning.tried if tried == choice and score is not None)
                 yield from ((job.key, score) for score in scores)
+
+
+def _folder_of(choice: str) -> str:
+    """A choice's folder, whose name no file system finds too long."""
+    name = re.sub(r"[^\w.=,+-]+", "_", choice)
+    if len(name) <= _LONGEST_NAME:
+        return name
+    return f"{name[:_LONGEST_NAME]}-{hashlib.blake2s(choice.encode(), digest_size=8).hexdigest()}"
 
 
 def _named(config: RunConfig, cell: Cell) -> RunConfig:

@@ -13,10 +13,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from gorp.compare.results import stream_name
 from gorp.errors import InputError, first_problem, nearest
 from gorp.files import read_yaml, stay_inside
 from gorp.run_config import RunConfig
-from gorp.run_setup import settle_options
+from gorp.run_setup import flatten, settle_options
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 #: What a cell is told by its place in the experiment.
@@ -88,6 +89,11 @@ class Experiment(BaseModel):
         for key, given in settings:
             if given:
                 raise ValueError(f"{key} cannot be given; {PLACE[key.rpartition('.')[2]]}: [...] can")
+        if not isinstance(self.base.get("stream", ""), str):
+            raise ValueError(f"base.stream is {self.base['stream']!r}; accepted: a stream's name or file")
+        if "against" in self.model_fields_set and self.against not in self.cells:
+            hint = nearest(self.against, list(self.cells))
+            raise ValueError(f"against names no cell: '{self.against}'{hint}; accepted: {', '.join(self.cells)}")
         return self
 
     @cached_property
@@ -98,6 +104,7 @@ class Experiment(BaseModel):
             InputError: one is wrong.
         """
         keys = {}
+        fixed = {*flatten(self.tuning), "evaluation.split"}
         for name, change in self.cells.items():
             try:
                 keys[name] = CellKeys.model_validate(change)
@@ -108,6 +115,10 @@ class Experiment(BaseModel):
                     f"experiment {self.name}: key 'cells.{name}.{key}': {first['msg']}; accepted: grid (lists of "
                     "values by dotted key, such as training.lr: [1.0e-3, 3.0e-3]), streams and seeds (lists)"
                 ) from None
+            if both := fixed.intersection(keys[name].grid):
+                raise InputError(
+                    f"experiment {self.name}: cells.{name}.grid tries {min(both)}, which tuning sets for every try"
+                )
         return keys
 
     @classmethod
@@ -139,7 +150,8 @@ class Experiment(BaseModel):
             seeds: seeds to keep; all if empty.
 
         Raises:
-            InputError: a name, stream or seed is not the experiment's, or two streams have the same name in a folder.
+            InputError: a name, stream or seed is not the experiment's, or no cell is of all those given; or two streams
+                have the same name, in a folder or in a file of results.
         """
         cells = [
             Cell(name, stream, seed)
@@ -151,6 +163,14 @@ class Experiment(BaseModel):
         if other := next((cell for cell in cells if by_key[cell.key] != cell), None):
             like = by_key[other.key].stream
             raise InputError(f"experiment {self.name}: streams {other.stream!r} and {like!r} would share a folder")
+        named: dict[str, str] = {}
+        for cell in cells:
+            like = named.setdefault(stream_name(cell.stream), cell.stream)
+            if like != cell.stream:
+                raise InputError(
+                    f"experiment {self.name}: streams {like!r} and {cell.stream!r} would be one in the results, which "
+                    "tell streams by their files' names; rename a file"
+                )
         for what, given, known in (
             ("cell", only, [cell.name for cell in cells]),
             ("stream", streams, [cell.stream for cell in cells]),
@@ -167,6 +187,8 @@ class Experiment(BaseModel):
             and (not streams or cell.stream in streams)
             and (not seeds or cell.seed in seeds)
         ]
+        if not kept:
+            raise InputError(f"experiment {self.name}: no cell is of the cells, streams and seeds chosen all at once")
         return sorted(kept, key=lambda cell: (cell.seed, self._streams.index(cell.stream)))
 
     def config(self, cell: Cell, settings: Sequence[str] = (), tuning: bool = False) -> RunConfig:

@@ -55,8 +55,12 @@ class Job:
         if different := first_difference(self.config, saved, FREE):
             raise InputError(f"{self.folder}: was run with {different}; choose another folder, or put the setting back")
         if (self.folder / RESULT).exists():
-            self.result = read_result(self.folder / RESULT)
-            self.state = "done"
+            result = read_result(self.folder / RESULT)
+            if not result.was_made_with(self.config):
+                raise InputError(
+                    f"{self.folder / RESULT}: is of a run with other settings; remove the folder to run it"
+                )
+            self.result, self.state = result, "done"
 
     def stages(self) -> tuple[int, int]:
         """How many stages are finished, and how many tasks there are; (0, 0) before the run has a record."""

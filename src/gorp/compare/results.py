@@ -103,7 +103,7 @@ class CellResult(BaseModel):
             zero_shot=record.zero_shot_row,
             matrix=record.matrix,
             summary=record.summary(),
-            worst_leak_over_bound=max(leaks, default=None, key=lambda share: math.inf if math.isnan(share) else share),
+            worst_leak_over_bound=worst(leaks),
             mean_fullness=statistics.fmean(capped) if capped else None,
             frozen_layers=sum(layer.frozen for layer in last),
             seconds=record.seconds,
@@ -173,6 +173,11 @@ def overrides(settings: Mapping[str, Any]) -> list[str]:
     return [f"{key}={json.dumps(value)}" for key, value in settings.items()]
 
 
+def worst(leaks: Iterable[float]) -> float | None:
+    """The largest of leaks as shares of what round-off may leave, NaN before all others; None of none."""
+    return max(leaks, default=None, key=lambda leak: math.inf if math.isnan(leak) else leak)
+
+
 def stream_name(stream: str) -> str:
     """A stream's name, or its YAML file's without the folder."""
     return Path(stream).name if stream.endswith((".yaml", ".yml")) else stream
@@ -196,7 +201,10 @@ def read_results(file: str | Path) -> Results:
     path = Path(file)
     if not path.exists():
         return {}
-    results = _checked(_ADAPTER, read_json(path, "results"), path)
+    return _comparable(_checked(_ADAPTER, read_json(path, "results"), path), path)
+
+
+def _comparable(results: Results, path: Path) -> Results:
     first: dict[str, str] = {}
     for key, result in results.items():
         other = first.setdefault(result.stream, key)
@@ -213,9 +221,13 @@ def _checked(kind: TypeAdapter[Content], content: object, path: Path) -> Content
 
 
 def keep(file: str | Path, results: Mapping[str, CellResult]) -> None:
-    """Add cells to a results file, replacing those of the same key; several processes may do so at once."""
+    """Add cells to a results file, replacing those of the same key; several processes may do so at once.
+
+    Raises:
+        InputError: the file is damaged, or holds other tasks under the name of one of these streams; it stays as it is.
+    """
     path = Path(file)
     with locked(path.with_name(f".{path.name}.lock"), "keeps results there", wait=True):
-        both = {**read_results(path), **results}
+        both = _comparable({**read_results(path), **results}, path)
         text = _ADAPTER.dump_json(dict(sorted(both.items())), indent=1).decode()
         write_text_atomically(path, text + "\n")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from gorp import metrics
-from gorp.compare.results import CellResult, Results
+from gorp.compare.results import CellResult, Results, worst
 from gorp.compare.statistics import Mean, Paired, mean, paired
 from gorp.methods import METHODS, load_method
 from gorp.report.tables import Grid
@@ -48,10 +48,19 @@ class Entry:
         return len({run.seed for run in self.runs})
 
     @property
+    def streams(self) -> int:
+        """How many streams there are."""
+        return len({run.stream for run in self.runs})
+
+    @property
+    def is_even(self) -> bool:
+        """Whether every seed has every stream, so that seeds differ by chance alone."""
+        return len({(run.stream, run.seed) for run in self.runs}) == self.streams * self.seeds
+
+    @property
     def worst_leak(self) -> float | None:
         """The largest leak of any run, as a share of what round-off may leave; None where nothing is protected."""
-        leaks = [run.worst_leak_over_bound for run in self.runs if run.worst_leak_over_bound is not None]
-        return max(leaks, default=None)
+        return worst(run.worst_leak_over_bound for run in self.runs if run.worst_leak_over_bound is not None)
 
     @property
     def just_learnt(self) -> float | None:
@@ -79,12 +88,14 @@ class Entry:
 
     @property
     def notes(self) -> str:
-        """What sets the method apart from those that see one task at a time and are not told which one is scored."""
-        method = self.runs[0].method
-        if method not in METHODS:
-            return ""
-        kind = load_method(method)
-        return " ".join([*(["old rows"] if kind.keeps_old_rows else []), *(["told task"] if kind.told_task else [])])
+        """What sets the cell apart from those with every stream for every seed, and its method from those that see one
+        task at a time and are not told which one is scored."""
+        notes, method = [] if self.is_even else ["uneven seeds"], self.runs[0].method
+        if method in METHODS:
+            kind = load_method(method)
+            notes += ["old rows"] if kind.keeps_old_rows else []
+            notes += ["told task"] if kind.told_task else []
+        return " ".join(notes)
 
 
 def entries(results: Results, against: str) -> list[Entry]:
@@ -104,25 +115,30 @@ def summary_grid(results: Results, against: str, title: str = "") -> Grid:
     """AP, BWT and FWT with 95% intervals, and AP and BWT less those of ``against``, paired, with the test's p.
 
     ``leak`` is the worst of any layer, as a share of what round-off may leave. Where unseen tasks were measured, their
-    mean has a column, too; FWT has none where it was not measured.
+    mean has a column, too; FWT has none where it was not measured, ``streams`` where all have the same one, and the
+    differences where ``against`` has no run that another shares.
     """
+    found = entries(results, against)
+    several = len({run.stream for run in results.values()}) > 1
+    compared = any(entry.pairs for entry in found)
     measured = {key for run in results.values() for key, value in run.summary.items() if value is not None}
     figures = ["AP", "BWT", *(key for key in ("FWT", "unseen") if key in measured)]
     rows = [
         (
             entry.name,
+            *([str(entry.streams)] if several else []),
             str(len(entry.runs)),
             *(interval(entry.figure(key), signed=key in ("BWT", "FWT")) for key in figures),
-            _difference(entry.less_the_other("AP"), entry.seeds),
-            _difference(entry.less_the_other("BWT"), entry.seeds),
+            *(_difference(entry.less_the_other(key), entry.seeds) for key in ("AP", "BWT") if compared),
             NOT_MEASURED if entry.worst_leak is None else f"{entry.worst_leak:.2f}",
             f"{entry.training_seconds:.0f}",
             NOT_MEASURED if entry.peak_megabytes is None else f"{entry.peak_megabytes:.0f}",
             entry.notes,
         )
-        for entry in entries(results, against)
+        for entry in found
     ]
-    header = ("method", "runs", *figures, f"AP less {against}'s", f"BWT less {against}'s")
+    header = ["method", *(["streams"] if several else []), "runs", *figures]
+    header += [f"{key} less {against}'s" for key in ("AP", "BWT") if compared]
     title = f"{title}: mean {PLUS_MINUS} half its 95% interval over seeds".removeprefix(": ")
     return Grid(title, (*header, "leak", "train s", "peak MB", "notes"), tuple(rows))
 
