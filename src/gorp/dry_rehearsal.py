@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from gorp._dry import Meter, dry
+from gorp._rounding import REMAINDER
 from gorp._sketch import sketch_numbers
 from gorp.encoding import Encoder
 from gorp.held_bytes import gradient_bytes, parts_of
@@ -184,7 +185,7 @@ def _attached(learning: LearningModel, saved: dict[str, int], parts: dict[str, i
         space,
         max(0, most - parts.get("memory", 0)) if layers else 0,
         sum(saved.values()),
-        _remainders(layers, saved),
+        _remainders(model, saved),
         0,
     )
 
@@ -209,7 +210,11 @@ def _saved_by_codes(model: nn.Module, config: RunConfig) -> dict[str, int]:
     return saved
 
 
-def _remainders(layers: dict[str, LearnedLayer], coded: Collection[str]) -> int:
+def _remainders(model: nn.Module, coded: Collection[str]) -> int:
     """Bytes kept here of what bf16 drops, of layers that in truth are codes, into which nothing is merged."""
-    weights = [layer.holder.weight for name, layer in layers.items() if name in coded]
-    return sum(2 * weight.numel() for weight in weights if weight.dtype is torch.bfloat16)
+    kept = ((name.rpartition("."), buffer) for name, buffer in model.named_buffers())
+    return sum(
+        buffer.nbytes
+        for (layer, _, last), buffer in kept
+        if last == REMAINDER and layer.removesuffix(".base_layer") in coded
+    )

@@ -237,7 +237,10 @@ def test_the_cell_to_compare_with_is_one_of_the_cells(file, tmp_path, capsys):
     (cell,) = experiment.plan(["fixed"])
     keep(tmp_path / "kept.json", {cell.key: finished(experiment, "fixed")})
     for arguments, message in (
-        ([str(file), "--against", "sek"], r"--against sek: no such cell \(did you mean 'seq'\?\); accepted: fixed, seq,"),
+        (
+            [str(file), "--against", "sek"],
+            r"--against sek: no such cell \(did you mean 'seq'\?\); accepted: fixed, seq,",
+        ),
         ([str(tmp_path / "kept.json"), "--against", "seq"], r"--against seq: no such cell; accepted: fixed"),
         ([str(tmp_path / "kept.json"), "--seeds", "9"], r"--seeds: is for an experiment's cells"),
         ([str(tmp_path / "kept.json"), "--set", "a=1", "--workers", "2"], r"--workers: is for an experiment's cells"),

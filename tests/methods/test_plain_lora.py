@@ -47,6 +47,27 @@ def test_only_factors_learn(tiny_models):
     assert set(method.weights()) == set(learning)
 
 
+@pytest.mark.parametrize("name", ["inc-lora", "o-lora", "n-lora"])
+def test_small_tasks_merged_into_bf16_weights_add_up(tiny_models, name):
+    backbone = load_backbone(str(tiny_models["causal"]), dtype="bfloat16")
+    method = load_method(name)(RunConfig.from_mapping({"method": name, "dtype": "bfloat16", "lora": {"rank": 2}}))
+    method.attach(backbone.model)
+    before, expected = method.effective_weights(), {}
+    for task in range(8):
+        disturb(method)
+        for factor in (parameter for parameter in backbone.model.parameters() if parameter.requires_grad):
+            factor.data.mul_(1e-3)
+        for layer, weight in method.effective_weights().items():
+            expected[layer] = weight
+        method.end_task(TASK, task)
+    for layer, weight in method.effective_weights().items():
+        torch.testing.assert_close(weight, expected[layer], rtol=0, atol=1e-7)
+        change = weight - before[layer]
+        stored = method.model.get_submodule(layer).get_base_layer().weight
+        assert change.abs().max() > 0 and stored.dtype is torch.bfloat16
+        assert (stored.float() - before[layer] - change).norm() > 0.1 * change.norm(), "bf16 alone would have lost it"
+
+
 def test_inc_lora_merges_and_starts_anew(tiny_models):
     method, _ = attach(tiny_models, "inc-lora")
     disturb(method)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from gorp._weights import keep_remainder
 from gorp.methods.base import Method
 from gorp.methods.plain_lora import PlainLoRA
+from gorp.space import GradientSpace
 
 if TYPE_CHECKING:
     from gorp.tasks import Task
@@ -20,6 +22,12 @@ class IncLoRA(PlainLoRA):
     source = "the baseline IncLoRA of Wang et al. 2023, Orthogonal Subspace Learning (EMNLP)"
     keeps = "nothing; each task's factors are merged into the weights"
     costs = "LoRA's"
+
+    def attach(self, model: nn.Module, space: GradientSpace | None = None) -> None:
+        """As for LoRA; with each bf16 weight goes what rounding drops, for every task is merged into it."""
+        super().attach(model, space)
+        for layer in self._layers.values():
+            keep_remainder(layer.get_base_layer())
 
     def end_task(self, task: Task, index: int) -> None:
         """Merge the task's factors and start them anew."""

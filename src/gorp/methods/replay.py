@@ -25,7 +25,8 @@ Item = TypeVar("Item")
 class Replay(PlainLoRA):
     """One LoRA for all tasks, trained on each task's rows and on old rows out of a reservoir.
 
-    All randomness comes from the seed and the task's index: a task taken up again sees the same rows.
+    Old rows are drawn once a task and mixed with its own; the paper joins every batch with as many, drawn anew. All
+    randomness comes from the seed and the task's index: a task taken up again sees the same rows.
     """
 
     name = "replay"
