@@ -102,7 +102,7 @@ def configuration(options: argparse.Namespace, seed: int, rate: float = 1, prote
         **(LLAMA if options.causal else {}),
     }
     experiment = Experiment.read(Path(__file__).parent / "experiments" / "methods_t5.yaml")
-    cell = Cell("gorp", "standard-cl/1", seed)
+    cell = Cell("gorp-inputs-alone", "standard-cl/1", seed)
     for key, value in experiment.config(cell).training:
         if key in ("lr", "full_rank_lr"):
             settings[f"training.{key}"] = rate * value

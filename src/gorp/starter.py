@@ -58,7 +58,6 @@ def config_text(stream: Path, drafts: Sequence[Draft], path: Path, model: str) -
         _line("  memory: weighted_features", "what the protection is made of: inputs, by how much they matter"),
         _line("  energy: 0.98", "how much of each task is protected; less leaves later tasks more room"),
         _line("  damping: 0.33", "smaller steps where little is new; 0 learns more, and forgets more"),
-        _line("  protect_outputs: false", "protect what layers read, not also where they write"),
     ]
     return "\n".join(
         [

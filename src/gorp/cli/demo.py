@@ -38,7 +38,6 @@ SETTINGS: dict[str, Any] = {
         "energy": 0.98,
         "damping": 0.33,  # or the encoder forgets: docs/method.md
         "max_share": 0.97,
-        "protect_outputs": False,
     },
 }
 BY_METHOD: dict[str, dict[str, Any]] = {
