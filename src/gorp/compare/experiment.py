@@ -82,7 +82,7 @@ class Experiment(BaseModel):
     against: str = "gorp"
 
     @model_validator(mode="after")
-    def _cells_do_not_place_themselves(self) -> Experiment:
+    def _is_consistent(self) -> Experiment:
         settings = [("base.seed", "seed" in self.base)] + [
             (f"cells.{name}.{key}", key in change) for name, change in self.cells.items() for key in PLACE
         ]
