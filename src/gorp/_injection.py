@@ -45,3 +45,8 @@ def inject_lora(model: nn.Module, names: Sequence[str], rank: int, alpha: float,
         if is_quantized(layer.base_layer):
             layer.base_layer = StackedLinear(layer.base_layer)
     return layers
+
+
+def holder(module: nn.Module) -> Any:
+    """The module whose weight a layer that learns changes: peft's base layer, or the module itself."""
+    return getattr(module, "base_layer", module)

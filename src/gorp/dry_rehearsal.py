@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from gorp._dry import Meter, dry
+from gorp._injection import holder
 from gorp._rounding import REMAINDER
 from gorp._sketch import sketch_numbers
 from gorp.encoding import Encoder
@@ -212,9 +213,5 @@ def _saved_by_codes(model: nn.Module, config: RunConfig) -> dict[str, int]:
 
 def _remainders(model: nn.Module, coded: Collection[str]) -> int:
     """Bytes kept here of what bf16 drops, of layers that in truth are codes, into which nothing is merged."""
-    kept = ((name.rpartition("."), buffer) for name, buffer in model.named_buffers())
-    return sum(
-        buffer.nbytes
-        for (layer, _, last), buffer in kept
-        if last == REMAINDER and layer.removesuffix(".base_layer") in coded
-    )
+    kept = (getattr(holder(model.get_submodule(name)), REMAINDER, None) for name in coded)
+    return sum(remainder.nbytes for remainder in kept if remainder is not None)

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 import torch
 
+from gorp._injection import holder
 from gorp._quantized import quantized_layers
 from gorp._rounding import REMAINDER
 from gorp.backbones import DTYPES
 from gorp.learnt_model import LearntModel
 from gorp.lora_adapter import Adapter
-from gorp.plain_model import has_factors, holder
+from gorp.plain_model import has_factors
 
 
 def of_model(learnt: LearntModel, dtype: torch.dtype | None) -> list[str]:

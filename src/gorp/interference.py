@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from gorp._injection import holder
 from gorp._shards import whole
 from gorp.report.record import LayerMeter
 from gorp.space import GradientSpace
@@ -46,7 +46,7 @@ def kept_directions(space: GradientSpace | None) -> dict[str, Tensor]:
 def stored_weights(model: nn.Module, layer_names: Sequence[str]) -> dict[str, Tensor]:
     """Weights (out, in) in fp64 as they are stored, of the layers where that is coarser than what is computed with."""
     modules = {name: model.get_submodule(name) for name in layer_names}
-    weights = {name: cast(nn.Linear, getattr(module, "base_layer", module)).weight for name, module in modules.items()}
+    weights: dict[str, Tensor] = {name: holder(module).weight for name, module in modules.items()}
     return {
         name: whole(weight.detach()).cpu().double()
         for name, weight in weights.items()

@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import torch
 from peft.tuners.lora import LoraLayer
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-from gorp._injection import ADAPTER
+from gorp._injection import ADAPTER, holder
 from gorp._quantized import dequantized, quantized_layers
 from gorp._rounding import split
 from gorp.backbones import DTYPES, load_pooler
@@ -64,11 +64,6 @@ def plain_model(learnt: LearntModel, dtype: torch.dtype | None = None) -> PreTra
     if model.can_generate():
         model.generation_config = _ending(base.generation_config, learnt.learning.encoder)
     return model
-
-
-def holder(module: nn.Module) -> Any:
-    """The module whose weight a layer that learns changes: peft's base layer, or the module itself."""
-    return getattr(module, "base_layer", module)
 
 
 def has_factors(learnt: LearntModel) -> bool:

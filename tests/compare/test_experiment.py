@@ -152,6 +152,9 @@ def test_what_a_grid_tries_is_not_set_for_every_try(file, tuning):
     file.write_text(f"{TEXT}tuning: {tuning}\n")
     with pytest.raises(InputError, match=r"cells\.gorp\.grid tries training\.lr, which tuning sets for every try"):
         Experiment.read(file).plan()
+
+
+def test_a_grid_does_not_choose_the_rows_it_is_scored_on(file):
     file.write_text(TEXT.replace("gorp.energy: [0.9]", "evaluation.split: [test, validation]"))
     with pytest.raises(InputError, match=r"grid tries evaluation\.split"):
         Experiment.read(file).plan()

@@ -59,10 +59,7 @@ class Comparison:
                 raise InputError(
                     f"--set {setting}: is what a grid chooses; give its values there, or leave the grid out"
                 )
-        sole = {name: overrides(several[0]) for name, several in choices.items() if name not in grids}
-        self.configs = {
-            cell.name: experiment.config(cell, [*self.settings, *sole.get(cell.name, [])]) for cell in self.cells
-        }
+        self.configs = {cell.name: experiment.config(cell, self.settings) for cell in self.cells}
         self.tuning_jobs = {
             name: [self._tuning_job(name, choice) for choice in several] for name, several in grids.items()
         }

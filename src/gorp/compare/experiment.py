@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from gorp.compare.results import stream_name
+from gorp.compare.results import overrides, stream_name
 from gorp.errors import InputError, first_problem, nearest
 from gorp.files import read_yaml, stay_inside
 from gorp.run_config import RunConfig
@@ -192,7 +192,7 @@ class Experiment(BaseModel):
         return sorted(kept, key=lambda cell: (cell.seed, self._streams.index(cell.stream)))
 
     def config(self, cell: Cell, settings: Sequence[str] = (), tuning: bool = False) -> RunConfig:
-        """The run configuration of a cell.
+        """The run configuration of a cell; what its grid gives but one value has it.
 
         Args:
             cell: one of the plan's.
@@ -212,7 +212,9 @@ class Experiment(BaseModel):
         change = {key: value for key, value in self.cells[cell.name].items() if key not in own}
         values = merged(self.base, {**change, "stream": cell.stream, "seed": cell.seed})
         source = f"experiment {self.name}: cell {cell.name}"
-        config = RunConfig.from_mapping(values, settings, source)
+        choices = self.choices(cell.name)
+        sole = overrides(choices[0]) if len(choices) == 1 else []
+        config = RunConfig.from_mapping(values, [*sole, *settings], source)
         if tuning:
             smaller = merged(self.tuning, {"evaluation": {"split": "validation"}})
             config = RunConfig.from_mapping(merged(config.model_dump(mode="json"), smaller), source=source)
