@@ -122,11 +122,11 @@ def test_a_gpu_learns_what_the_cpu_learns(folder: Path, form: dict[str, object])
         model = attached(folder, torch.device(place), **form)
         optimizer = optimizer_for(model)
         found[place] = learn(model, optimizer, 0) + learn(model, optimizer, 1)
-        sizes = {name: layer.space.basis.shape for name, layer in gorp.learned_layers(model).items()}
+        sizes = {name: layer.space.input.rank for name, layer in gorp.learned_layers(model).items()}
         found[place + "-sizes"] = sizes
     assert found["cuda"][:4] == pytest.approx(found["cpu"][:4], rel=1e-4)
     assert found["cuda"] == pytest.approx(found["cpu"], rel=2e-2), "round-off, which Adam's first steps enlarge"
-    assert found["cuda-sizes"] == found["cpu-sizes"]
+    assert found["cuda-sizes"] == pytest.approx(found["cpu-sizes"], abs=1), "a direction may lie at the threshold"
 
 
 @on_a_gpu

@@ -178,3 +178,12 @@ def test_an_empty_file_is_named(tmp_path):
     (tmp_path / "none.yaml").write_text("")
     with pytest.raises(InputError, match=r"none\.yaml: is empty"):
         Experiment.read(tmp_path / "none.yaml")
+
+
+def test_a_stream_of_one_cell_is_not_the_others(file):
+    file.write_text(TEXT.replace("streams: [builtin, long/4]", "streams: [long/4]"))
+    assert [cell.key for cell in Experiment.read(file).plan()] == [
+        "gorp/long-4/0",
+        "joint/builtin/0",
+        "gorp/long-4/1",
+    ]

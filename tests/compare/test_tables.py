@@ -8,7 +8,7 @@ from gorp.compare.page import comparison_plots, render_page, write_files
 from gorp.compare.tables import entries, stream_grid, summary_grid, task_grid
 from gorp.report.run_plots import write_pngs
 from gorp.report.tables import to_csv, to_latex
-from gorp.report.words import MINUS
+from gorp.report.words import MINUS, NOT_MEASURED
 
 
 def test_the_best_comes_first_and_pairs_share_stream_and_seed(results):
@@ -37,6 +37,17 @@ def test_the_summary_says_it_in_text(results):
     assert row["AP"] == "51.5 ± 1.2" and row["AP less gorp's"] == f"{MINUS}19.0 ± 0.0 (p 0.25)"
     assert row["train s"] == "12" and row["peak MB"] == "502"
     assert dict(zip(grid.header, grid.rows[0], strict=True))["notes"] == "old rows"
+
+
+def test_costs_are_of_the_device_that_most_cells_ran_on(results):
+    for key in ("gorp/two-1/1", "joint/two-1/0"):
+        results[key] = results[key].model_copy(update={"environment": {"device": "a GPU"}})
+    grid = summary_grid(results, "gorp")
+    rows = {row[0]: dict(zip(grid.header, row, strict=True)) for row in grid.rows}
+    assert [rows[name]["train s, cpu"] for name in ("gorp", "<plain>", "joint")] == ["12", "12", NOT_MEASURED]
+    assert [rows[name]["peak MB, cpu"] for name in ("gorp", "<plain>", "joint")] == ["502", "502", NOT_MEASURED]
+    costs = next(plot for plot in comparison_plots(results, "gorp") if plot.heading == "Cost against AP")
+    assert [name for name, *_ in costs.points] == ["gorp", "<plain>"]
 
 
 def test_unseen_tasks_have_a_column_where_they_were_measured(results):

@@ -63,7 +63,7 @@ class Experiment(BaseModel):
         about: what it asks, in a line.
         base: a run configuration that all cells begin with.
         cells: by name, what differs from the base; ``grid`` (dotted key -> values to try on validation rows),
-            ``streams`` and ``seeds`` (fewer than the experiment's) are not part of the run.
+            ``streams`` and ``seeds`` (its own, instead of the experiment's) are not part of the run.
         streams: the streams to learn; that of the base if not given.
         seeds: of every cell.
         tuning: what is different while a grid is tried, such as fewer rows; always scored on validation rows.
@@ -156,7 +156,7 @@ class Experiment(BaseModel):
         cells = [
             Cell(name, stream, seed)
             for name, keys in self._keys.items()
-            for stream in dict.fromkeys(keys.streams or self._streams)
+            for stream in dict.fromkeys(keys.streams or self._declared)
             for seed in dict.fromkeys(keys.seeds or self.seeds)
         ]
         by_key = {cell.key: cell for cell in cells}
@@ -226,10 +226,14 @@ class Experiment(BaseModel):
         return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
     @property
+    def _declared(self) -> list[str]:
+        return self.streams or [self.base.get("stream", "builtin")]
+
+    @property
     def _streams(self) -> list[str]:
-        declared = self.streams or [self.base.get("stream", "builtin")]
+        """All of them, those that only a cell names last."""
         named = [stream for keys in self._keys.values() for stream in keys.streams]
-        return list(dict.fromkeys([*declared, *named]))
+        return list(dict.fromkeys([*self._declared, *named]))
 
 
 def merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

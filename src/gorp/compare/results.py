@@ -87,6 +87,12 @@ class CellResult(BaseModel):
             raise ValueError(f"matrix and zero_shot must have a row, a column and a score for each of {count} tasks")
         return self
 
+    @property
+    def device(self) -> str | None:
+        """What it ran on: ``cpu``, or a GPU's name; None where that was not taken down."""
+        told: str | None = self.environment.get("device")
+        return told
+
     @classmethod
     def of(cls, record: RunRecord, cell: str, peak_memory_bytes: int | None = None) -> CellResult:
         """What is kept of a finished run."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
@@ -22,11 +23,13 @@ class Entry:
 
     Attributes:
         pairs: (own run, the other cell's run); empty for that cell itself.
+        device: the one whose runs tell what the cell costs, for others are slower or faster.
     """
 
     name: str
     runs: tuple[CellResult, ...]
-    pairs: tuple[tuple[CellResult, CellResult], ...]
+    pairs: tuple[tuple[CellResult, CellResult], ...] = ()
+    device: str | None = None
 
     def figure(self, key: str) -> Mean | None:
         """AP, BWT or another figure of the summary over seeds; None where any run leaves it undefined.
@@ -76,14 +79,19 @@ class Entry:
         return metrics.mean([value for run in self.runs for value in run.matrix[-1][:-1]])
 
     @property
-    def training_seconds(self) -> float:
-        """Seconds of training and of keeping what a task needs, a run."""
-        return fmean(run.seconds.get("train", 0.0) + run.seconds.get("memory", 0.0) for run in self.runs)
+    def _on_the_device(self) -> list[CellResult]:
+        return [run for run in self.runs if run.device == self.device]
+
+    @property
+    def training_seconds(self) -> float | None:
+        """Seconds of training and of keeping what a task needs, a run on the device; None where it made none."""
+        seconds = [run.seconds.get("train", 0.0) + run.seconds.get("memory", 0.0) for run in self._on_the_device]
+        return fmean(seconds) if seconds else None
 
     @property
     def peak_megabytes(self) -> float | None:
-        """The most memory of any run's process, in 10^6 bytes; None where it was not measured."""
-        peaks = [run.peak_memory_bytes for run in self.runs if run.peak_memory_bytes is not None]
+        """The most memory of any run on the device, in 10^6 bytes; None where it was not measured."""
+        peaks = [run.peak_memory_bytes for run in self._on_the_device if run.peak_memory_bytes is not None]
         return max(peaks) / 1e6 if peaks else None
 
     @property
@@ -99,15 +107,20 @@ class Entry:
 
 
 def entries(results: Results, against: str) -> list[Entry]:
-    """One entry per cell, the best AP first; pairs are with the runs of the cell ``against``."""
+    """One entry per cell, the best AP first; pairs are with the runs of the cell ``against``.
+
+    Costs are told of the device that most results are of.
+    """
     by_name: dict[str, list[CellResult]] = {}
     for result in results.values():
         by_name.setdefault(result.cell, []).append(result)
     others = {(run.stream, run.seed): run for run in by_name.get(against, [])}
+    ((device, _),) = Counter(result.device for result in results.values()).most_common(1) or [(None, 0)]
     found = []
     for name, runs in by_name.items():
         partners = [(run, others.get((run.stream, run.seed))) for run in runs if name != against]
-        found.append(Entry(name, tuple(runs), tuple((run, other) for run, other in partners if other is not None)))
+        pairs = tuple((run, other) for run, other in partners if other is not None)
+        found.append(Entry(name, tuple(runs), pairs, device))
     return sorted(found, key=lambda entry: -_value(entry.figure("AP")))
 
 
@@ -116,7 +129,8 @@ def summary_grid(results: Results, against: str, title: str = "") -> Grid:
 
     ``leak`` is the worst of any layer, as a share of what round-off may leave. Where unseen tasks were measured, their
     mean has a column, too; FWT has none where it was not measured, ``streams`` where all have the same one, and the
-    differences where ``against`` has no run that another shares.
+    differences where ``against`` has no run that another shares. Where runs were made on several devices, the costs
+    are of the one that is named.
     """
     found = entries(results, against)
     several = len({run.stream for run in results.values()}) > 1
@@ -131,8 +145,10 @@ def summary_grid(results: Results, against: str, title: str = "") -> Grid:
             *(interval(entry.figure(key), signed=key in ("BWT", "FWT")) for key in figures),
             *(_difference(entry.less_the_other(key), entry.seeds) for key in ("AP", "BWT") if compared),
             NOT_MEASURED if entry.worst_leak is None else f"{entry.worst_leak:.2f}",
-            f"{entry.training_seconds:.0f}",
-            NOT_MEASURED if entry.peak_megabytes is None else f"{entry.peak_megabytes:.0f}",
+            *(
+                NOT_MEASURED if cost is None else f"{cost:.0f}"
+                for cost in (entry.training_seconds, entry.peak_megabytes)
+            ),
             entry.notes,
         )
         for entry in found
@@ -140,7 +156,9 @@ def summary_grid(results: Results, against: str, title: str = "") -> Grid:
     header = ["method", *(["streams"] if several else []), "runs", *figures]
     header += [f"{key} less {against}'s" for key in ("AP", "BWT") if compared]
     title = f"{title}: mean {PLUS_MINUS} half its 95% interval over seeds".removeprefix(": ")
-    return Grid(title, (*header, "leak", "train s", "peak MB", "notes"), tuple(rows))
+    mixed = len({run.device for run in results.values()}) > 1
+    costs = [f"{cost}, {found[0].device}" if mixed else cost for cost in ("train s", "peak MB")]
+    return Grid(title, (*header, "leak", *costs, "notes"), tuple(rows))
 
 
 def stream_grid(results: Results, against: str, title: str = "AP by stream") -> Grid:
@@ -149,7 +167,7 @@ def stream_grid(results: Results, against: str, title: str = "AP by stream") -> 
     rows = []
     for entry in entries(results, against):
         runs = [[run for run in entry.runs if run.stream == stream] for stream in streams]
-        cells = [interval(Entry(entry.name, tuple(part), ()).figure("AP")) if part else NOT_MEASURED for part in runs]
+        cells = [interval(Entry(entry.name, tuple(part)).figure("AP")) if part else NOT_MEASURED for part in runs]
         rows.append((entry.name, *cells))
     return Grid(title, ("method", *streams), tuple(rows))
 
