@@ -43,9 +43,9 @@ def test_the_example_is_the_run_that_was_measured():
 
 
 def test_an_experiment_says_only_what_differs():
-    order1, order6 = read("standard_cl_order1"), read("long_order6")
-    assert order6.base["stream"] == "long/6"
-    assert order6.base["training"] == {**order1.base["training"], "epochs": 4, "max_source_length": 160}
+    standard, long = read("methods_t5"), read("methods_t5_long")
+    assert (long.streams, long.seeds) == (["long/6"], standard.seeds)
+    assert long.base["training"] == {**standard.base["training"], "epochs": 4, "max_source_length": 160}
 
 
 @pytest.mark.parametrize("file", sorted((BENCHMARKS / "results").glob("*.json")), ids=lambda file: file.stem)
