@@ -61,7 +61,7 @@ def home(tmp_path_factory):
     for name, valid in (("stream", STREAM), ("config", CONFIG), ("experiment", EXPERIMENT)):
         (home / f"{name}.yaml").write_text(yaml.safe_dump(valid))
     assert len(load_stream(RunConfig.from_yaml(home / "config.yaml"))) == 3  # near the valid, that is
-    assert len(Experiment.read(home / "experiment.yaml").plan()) == 10
+    assert len(Experiment.read(home / "experiment.yaml").plan()) == 6
     return home
 
 
