@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, mode
 
 from gorp import metrics
 from gorp.compare.results import CellResult, Results, worst
@@ -115,7 +114,8 @@ def entries(results: Results, against: str) -> list[Entry]:
     for result in results.values():
         by_name.setdefault(result.cell, []).append(result)
     others = {(run.stream, run.seed): run for run in by_name.get(against, [])}
-    ((device, _),) = Counter(result.device for result in results.values()).most_common(1) or [(None, 0)]
+    devices = [result.device for result in results.values()]
+    device = mode(devices) if devices else None
     found = []
     for name, runs in by_name.items():
         partners = [(run, others.get((run.stream, run.seed))) for run in runs if name != against]
@@ -144,11 +144,9 @@ def summary_grid(results: Results, against: str, title: str = "") -> Grid:
             str(len(entry.runs)),
             *(interval(entry.figure(key), signed=key in ("BWT", "FWT")) for key in figures),
             *(_difference(entry.less_the_other(key), entry.seeds) for key in ("AP", "BWT") if compared),
-            NOT_MEASURED if entry.worst_leak is None else f"{entry.worst_leak:.2f}",
-            *(
-                NOT_MEASURED if cost is None else f"{cost:.0f}"
-                for cost in (entry.training_seconds, entry.peak_megabytes)
-            ),
+            score(entry.worst_leak, 2),
+            score(entry.training_seconds, 0),
+            score(entry.peak_megabytes, 0),
             entry.notes,
         )
         for entry in found
