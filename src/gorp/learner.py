@@ -237,6 +237,7 @@ class ContinualLearner(Standing):
     def _learn_stage(self, task: Task, index: int) -> None:
         """Train a task to its end, let the method keep what it needs, measure, save."""
         self.be_current(to_learn=True)
+        self.begins_to_learn()
         seed_everything(self.config.seed, index + 1)
         lesson = Lesson(self.learning, task, index)
         flight, random_then = self._take_up_flight(lesson.optimizer)

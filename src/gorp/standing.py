@@ -46,6 +46,7 @@ class Standing:
     record: RunRecord
     tasks: list[Task]
     attempt: int
+    _stands_at: tuple[str | None, str | None] | None
 
     def __init__(
         self,
@@ -89,6 +90,10 @@ class Standing:
     def catch_up(self) -> None:
         """Read record and tasks as the folder has them."""
         self.record, self.tasks = self.folder.record(), self.folder.tasks()
+
+    def begins_to_learn(self) -> None:
+        """The model is changed from here on: unless it comes to `has_learnt`, it stands as no stage left it."""
+        self._stands_at = None
 
     def has_learnt(self, record: RunRecord) -> None:
         """The model has learnt one more task, which the folder holds already."""
@@ -155,8 +160,8 @@ class Standing:
             return
         if self._reload is None:
             raise GorpError(
-                f"{self.folder.path}: is not what it was when this model was put up, for a task was taken back or "
-                "retracted; make a new learner on the folder to go on"
+                f"{self.folder.path}: this model is not what the run stands at, for a training was broken off, or a "
+                "task was taken back or retracted; make a new learner on the folder, on the base model loaded anew"
             )
         self.catch_up()
         self.put_up()

@@ -1,14 +1,16 @@
 """What every method promises, whatever it does: it learns, it is resumed, it is taken up again, it says what it is."""
 
 import pytest
+from safetensors import deserialize
 
-from gorp.errors import InputError
+from gorp.errors import GorpError, InputError
 from gorp.learner import ContinualLearner
 from gorp.methods import METHODS, load_method
 from gorp.progress import SilentProgress
 from gorp.run import run_stream
 from gorp.run_config import RunConfig
-from gorp.run_setup import load_stream
+from gorp.run_folder import RunFolder
+from gorp.run_setup import load_base, load_stream
 
 NEEDS = {"galore": "galore_torch"}  # packages that gorp does without
 
@@ -31,17 +33,38 @@ class Stopped(BaseException):
     pass
 
 
-class StopsInTheLastTask(SilentProgress):
-    """Ends the run after the third step of the last stage, the second being saved."""
+class StopsInATask(SilentProgress):
+    """Ends the run, once, after the third step of a stage, the second being saved."""
 
-    last = 0
+    def __init__(self, index):
+        self.index = index
 
     def stage_started(self, index, task, steps):
         self.stage = index
 
     def training_step(self, step, loss=None):
-        if (self.stage, step) == (self.last, 3):
+        if (self.stage, step) == (self.index, 3):
+            self.index = None
             raise Stopped
+
+
+def new_learner(config, folder, progress):
+    base = load_base(config)
+    return ContinualLearner(
+        base.model,
+        base.tokenizer,
+        run_dir=folder,
+        config=config,
+        progress=progress,
+        reload=lambda: load_base(config).model,
+    )
+
+
+def left_by(run):
+    """All tensors of the last stage, byte for byte: weights, what the method keeps, the space, held-out inputs."""
+    folder = RunFolder.of_run(run)
+    files = (folder.path / folder.state.after).glob("*.safetensors")
+    return {file.name: dict(deserialize(file.read_bytes())) for file in files}
 
 
 @pytest.mark.parametrize("kind", ["seq2seq", "causal", "encoder"])
@@ -54,17 +77,47 @@ def test_interrupted_or_not_it_comes_to_the_same_and_scores_the_same_on_another_
     config = settings(tiny_models, tiny_stream, name, kind)
     tasks = load_stream(config)[:2]
     whole = run_stream(config, tmp_path / "whole", tasks)
-    trains = any(stage.steps for stage in whole.stages)
-    progress = StopsInTheLastTask()
-    progress.last = whole.stages[-1].index
-    if trains:
+    learner = new_learner(config, tmp_path / "stopped", StopsInATask(whole.stages[-1].index))
+    if any(stage.steps for stage in whole.stages):
         with pytest.raises(Stopped):
-            run_stream(config, tmp_path / "stopped", tasks, progress)
-    assert run_stream(config, tmp_path / "stopped", tasks).comparable() == whole.comparable()
+            learner.learn_stream(tasks)
+    if kind == "seq2seq":  # the same learner, as in a notebook; else a new process would make a new one
+        learner.learn_stream(tasks)
+    else:
+        run_stream(config, tmp_path / "stopped", tasks)
+    assert RunFolder.of_run(tmp_path / "stopped").record().comparable() == whole.comparable()
+    assert left_by(tmp_path / "stopped") == left_by(tmp_path / "whole")
     learner = ContinualLearner.of_run(tmp_path / "whole")
     scores = learner.evaluate()
     assert list(scores.values()) == whole.stages[-1].scores
     assert len(whole.stages) == (1 if learner.method.learns_jointly else 2)
+
+
+def test_a_learner_whose_training_was_broken_off_unsaved_begins_the_task_again(tiny_models, tiny_stream, tmp_path):
+    config = settings(tiny_models, tiny_stream, "gorp", "seq2seq")
+    config.training.save_every = 200
+    tasks = load_stream(config)[:2]
+    whole = run_stream(config, tmp_path / "whole", tasks)
+    learner = new_learner(config, tmp_path / "stopped", StopsInATask(1))
+    with pytest.raises(Stopped):
+        learner.learn_stream(tasks)
+    learner.learn_stream(tasks)
+    assert learner.record.comparable() == whole.comparable()
+    assert left_by(tmp_path / "stopped") == left_by(tmp_path / "whole")
+
+
+def test_without_a_reload_it_asks_for_a_new_learner(tiny_models, tiny_stream, tmp_path):
+    config = settings(tiny_models, tiny_stream, "gorp", "seq2seq")
+    tasks, base = load_stream(config)[:2], load_base(config)
+    learner = ContinualLearner(
+        base.model, base.tokenizer, run_dir=tmp_path / "run", config=config, progress=StopsInATask(1)
+    )
+    with pytest.raises(Stopped):
+        learner.learn_stream(tasks)
+    for once_more in (lambda: learner.learn_stream(tasks), learner.evaluate):
+        with pytest.raises(GorpError, match=r"a training was broken off.*make a new learner on the folder"):
+            once_more()
+    assert run_stream(config, tmp_path / "run", tasks).finished
 
 
 @pytest.mark.parametrize("name", METHODS)
