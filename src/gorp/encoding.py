@@ -78,8 +78,12 @@ class Encoder:
             raise InputError("the tokenizer has no end-of-sequence token (eos_token), so no answer could end")
         return _first_id(tokenizer.eos_token_id)
 
-    def check(self, task: Task) -> None:
+    def check(self, task: Task, virtual_tokens: int = 0) -> None:
         """Refuse a task before anything is learnt, and not hours later when its turn comes.
+
+        Args:
+            task: to be learnt, or measured.
+            virtual_tokens: that a method will put before its prompts. Generating models have no limit to them.
 
         Raises:
             InputError: the model cannot learn it, for what it is, or one of its rows does not fit.

@@ -197,7 +197,7 @@ class ContinualLearner(Standing):
             return
         measured = [] if self.tasks else list(unseen or ())
         for task in (*new, *(replace(task, train=[]) for task in measured)):
-            self.encoder.check(task)
+            self.encoder.check(task, self.method.virtual_tokens(len(self.tasks) + len(new)))
         scores = [self._score(task) if self.config.evaluation.each_stage == "all" else None for task in new]
         record = self.record.model_copy(deep=True)
         record.finished = False
@@ -239,7 +239,8 @@ class ContinualLearner(Standing):
         self.be_current(to_learn=True)
         self.begins_to_learn()
         seed_everything(self.config.seed, index + 1)
-        lesson = Lesson(self.learning, task, index)
+        with passing_on(FullSpaceWarning, self.progress):
+            lesson = Lesson(self.learning, task, index)
         flight, random_then = self._take_up_flight(lesson.optimizer)
         rows = self.encoder.rows(self.method.training_rows(task, index))
         plan = Plan(rows, self.config.training, self._order_seed(index), self.folder.path, self.config.report_to)

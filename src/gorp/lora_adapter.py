@@ -52,8 +52,7 @@ def lora_adapter(learnt: LearntModel) -> Adapter:
     merged is the difference of weights, of which what rounding left is not taken for something learnt.
 
     Raises:
-        InputError: a layer learnt otherwise than by LoRA, or changed another that it is tied to, or none learnt
-            anything.
+        InputError: a layer learnt otherwise than by LoRA, or none learnt anything.
     """
     method, base = learnt.learning.method, learnt.learning.base
     modules = {name: base.get_submodule(name) for name in method.layer_names()}
@@ -68,11 +67,6 @@ def lora_adapter(learnt: LearntModel) -> Adapter:
     missing = 0.0
     for name, module in modules.items():
         merged, left_out = _merged_change(module, before.get_submodule(name), merges)
-        if len(merged.right) and (other := _tied_to(base, name)):
-            raise InputError(
-                f"layer {name} is tied to {other}, which changed with it, and an adapter would change the layer alone; "
-                "accepted: no --adapter"
-            )
         factors = _joined([merged, _not_merged(module)])
         missing = max(missing, left_out)
         if len(factors.right):
@@ -108,15 +102,6 @@ def save_adapter(adapter: Adapter, learnt: LearntModel, folder: Path, dtype: tor
             padded = nn.functional.pad(tensor, padding).to(dtype or torch.float32)
             tensors[f"base_model.model.{name}.lora_{factor}.weight"] = padded.contiguous()
     save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
-
-
-def _tied_to(base: nn.Module, name: str) -> str | None:
-    """The name of another layer's parameter that is held in the memory of a layer's weight; None if there is none."""
-    held = base.get_parameter(f"{name}.base_layer.weight").data_ptr()
-    others = base.named_parameters(remove_duplicate=False)
-    return next(
-        (other for other, value in others if not other.startswith(f"{name}.") and value.data_ptr() == held), None
-    )
 
 
 def _not_merged(module: Any) -> Factors:

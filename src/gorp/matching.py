@@ -76,18 +76,25 @@ class LabelMatcher(Encoder):
             raise InputError("the tokenizer has no padding token (pad_token), so texts could not share a batch")
         return tokenizer.pad_token_id
 
-    def check(self, task: Task) -> None:
+    def check(self, task: Task, virtual_tokens: int = 0) -> None:
         """Refuse a task of free answers, or with a row that does not fit, before anything is learnt.
 
         Raises:
-            InputError: some of its rows have no options, or do not fit.
+            InputError: some of its rows have no options, or do not fit, or not behind so many virtual tokens.
         """
-        if not all(row.options for row in (*task.train, *task.validation, *task.test)):
+        examples = (*task.train, *task.validation, *task.test)
+        if not all(row.options for row in examples):
             raise InputError(
                 f"task {task.name!r} has no list of labels, and an encoder can only choose among labels; "
                 "accepted: a task with labels, or a sequence-to-sequence or causal model"
             )
         super().check(task)
+        if virtual_tokens and any(len(row.prompt) > self.most_tokens - virtual_tokens for row in self.rows(examples)):
+            raise InputError(
+                f"task {task.name!r} has texts too long for a model of {self.most_tokens} tokens, of which the method "
+                f"will take {virtual_tokens}; accepted: training.max_source_length up to "
+                f"{self.most_tokens - virtual_tokens}"
+            )
 
     def row(self, example: Example) -> Row:
         """The example in token ids; a long text is cut where it may be.

@@ -56,10 +56,9 @@ def plain_model(learnt: LearntModel, dtype: torch.dtype | None = None) -> PreTra
     model.tie_weights()
     for name, value in model.state_dict().items():
         if value.data_ptr() != tensors[name].data_ptr() and not value.equal(tensors[name]):
-            way = "--adapter" if has_factors(learnt) else "the dtype of the run"
             raise InputError(
                 f"{name} is tied to a weight that learnt apart from it, and a plain model holds both as one; "
-                f"accepted: {way}"
+                "accepted: --adapter"
             )
     if model.can_generate():
         model.generation_config = _ending(base.generation_config, learnt.learning.encoder)

@@ -94,7 +94,7 @@ class LoRAConfig(_Section):
     rank: int = Field(8, ge=1)
     alpha: float = Field(32.0, gt=0)
     dropout: float = Field(0.0, ge=0, lt=1)
-    targets: list[str] | None = Field(None, description="the architecture's default if not given")
+    targets: list[str] | None = Field(None, min_length=1, description="the architecture's default if not given")
 
 
 class RunConfig(_Section):

@@ -75,7 +75,7 @@ def learning_layers(model: nn.Module, config: GORPConfig) -> tuple[list[str], li
 
     Raises:
         InputError: no layer matches a target, a layer matches both lists, the rank is above a layer's size, or a
-            weight's dtype cannot be learned in.
+            weight's dtype cannot be learned in, or it is tied to another.
     """
     lora = find_layers(model, config.lora_targets or (), "lora_targets")
     full_rank = find_layers(model, config.full_rank_targets or (), "full_rank_targets")
@@ -84,6 +84,7 @@ def learning_layers(model: nn.Module, config: GORPConfig) -> tuple[list[str], li
     for name in lora:
         if name in full_rank:
             raise InputError(f"layer {name} matches both lora_targets and full_rank_targets; it can learn one way only")
+    check_untied(model, (*lora, *full_rank))
     for name in (*lora, *full_rank):
         _check_layer(name, cast(nn.Linear, model.get_submodule(name)), config.rank, takes_codes=name in lora)
     return lora, full_rank
@@ -93,15 +94,40 @@ def _check_layer(name: str, linear: nn.Linear, rank: int, takes_codes: bool) -> 
     out_features, in_features = linear.out_features, linear.in_features
     if rank > min(out_features, in_features):
         raise InputError(f"rank {rank} is above the size of layer {name} ({out_features}, {in_features})")
-    if is_quantized(linear):
-        if not takes_codes:
-            raise InputError(
-                f"layer {name} is quantised, and learns at full rank; accepted: to leave it out of quantisation, or to "
-                "name it among the LoRA targets"
-            )
-    elif linear.weight.dtype not in STORABLE:
+    if is_quantized(linear) and not takes_codes:
+        raise InputError(
+            f"layer {name} is quantised, and learns at full rank; accepted: to leave it out of quantisation, or to "
+            "name it among the LoRA targets"
+        )
+    check_dtype(name, linear)
+
+
+def check_dtype(name: str, linear: nn.Linear) -> None:
+    """Refuse a layer whose weight nothing exact can be added to.
+
+    Raises:
+        InputError: it is, say, fp16.
+    """
+    if not is_quantized(linear) and linear.weight.dtype not in STORABLE:
         accepted = ", ".join(str(dtype).removeprefix("torch.") for dtype in STORABLE)
         raise InputError(f"layer {name} is {linear.weight.dtype}; a layer can learn in {accepted}")
+
+
+def check_untied(model: nn.Module, names: Sequence[str]) -> None:
+    """Refuse layers whose weight another module computes with, too: what is merged into one would change both.
+
+    Raises:
+        InputError: there is one, such as a head that is the table of words.
+    """
+    parameters = list(model.named_parameters(remove_duplicate=False))
+    for name in names:
+        weight = model.get_submodule(name).weight
+        shared = (other for other, value in parameters if value is weight and not other.startswith(f"{name}."))
+        if other := next(shared, None):
+            raise InputError(
+                f"layer {name} is tied to {other}: what it learns would change that, too; accepted: a base whose "
+                "config has tie_word_embeddings false, or targets without this layer"
+            )
 
 
 def names_layer(target: str, name: str) -> bool:

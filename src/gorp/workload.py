@@ -106,7 +106,7 @@ def plan_workload(
         InputError: a task does not fit the model.
     """
     for task in (*tasks, *unseen):
-        encoder.check(task)
+        encoder.check(task, method.virtual_tokens(len(tasks)))
     trained = [join_tasks(tasks)] if method.learns_jointly else list(tasks)
     first = len(tasks) - 1 if method.learns_jointly else 0
     stages = []

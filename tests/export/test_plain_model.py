@@ -144,22 +144,6 @@ def test_a_weight_that_learnt_apart_from_what_it_is_tied_to_is_refused(run, tiny
     export_run(folder, tmp_path / "out", adapter=True)
 
 
-@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings:UserWarning")
-def test_what_is_tied_and_merged_changed_both_and_fits_in_no_adapter(run, tiny_models, tmp_path):
-    save_tied(tiny_models["causal"], "causal", tmp_path / "base")
-    targets = {"rank": 2, "refresh_every": 2, "lora_targets": ["lm_head", "q_proj"], "full_rank_targets": []}
-    folder = run("causal", model=tmp_path / "base", gorp=targets)
-    with pytest.raises(InputError, match=r"layer lm_head is tied to model\.embed_tokens\.weight, .*: no --adapter$"):
-        export_run(folder, tmp_path / "out", adapter=True)
-    export_run(folder, tmp_path / "out")
-    model = LOADERS["causal"].from_pretrained(tmp_path / "out").eval()
-    assert_same(computed(model, "causal"), of_run(folder, "causal"))
-    exact = run("causal", model=tmp_path / "base", gorp=targets, dtype="bfloat16")
-    with pytest.raises(InputError, match=r"learnt apart from it, .*: the dtype of the run$"):
-        export_run(exact, tmp_path / "exact", dtype="float32")
-    export_run(exact, tmp_path / "exact")
-
-
 def test_an_encoder_keeps_the_pooling_layer_of_its_base_if_it_has_one(run, tiny_models, tmp_path):
     export_run(run("encoder"), tmp_path / "out")
     base, exported = (load_file(folder / "model.safetensors") for folder in (tiny_models["encoder"], tmp_path / "out"))

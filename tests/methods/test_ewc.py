@@ -68,3 +68,12 @@ def test_what_is_kept_does_not_grow_and_comes_back(attach, tasks, disturb):
         torch.manual_seed(1)
         disturb(each)
     assert again.penalty({}, torch.empty(0)).equal(method.penalty({}, torch.empty(0)))
+
+
+def test_a_layer_that_no_row_passes_through_has_no_fisher_information(attach, tasks):
+    method = attach("ewc")
+    unused = torch.nn.Linear(4, 4)
+    method.model.register_module("unused", unused)
+    fisher = method.fisher(tasks[0].train[:2])
+    assert not fisher.pop("unused.weight").any()
+    assert any(values.any() for values in fisher.values())

@@ -4,6 +4,7 @@ import torch
 from gorp.backbones import load_backbone
 from gorp.checkpoint import seed_everything
 from gorp.encoding import Encoder
+from gorp.errors import FullSpaceWarning
 from gorp.layer_inputs import collect_inputs
 from gorp.methods.inflora import InfLoRA, free_directions, rows_of
 from gorp.plan import Plan
@@ -44,7 +45,7 @@ def factors(method):
 
 def inputs_of(method, task):
     """All inputs (n, in) of each layer on the rows that stand for a task, and none that are padding."""
-    rows = method.encoder.rows(task.train[:: len(task.train) // 10][:10])
+    rows = method.encoder.rows([task.train[i * len(task.train) // 10] for i in range(10)])
     batches = [method.encoder.training_batch([row]) for row in rows]
     batches = [{key: value for key, value in batch.items() if key != "labels"} for batch in batches]
     return collect_inputs(method.model, method.layer_names(), batches, rows_per_batch=1000, rows_per_layer=10**6)
@@ -95,6 +96,49 @@ def test_measured_leaks_are_within_their_bounds(tiny_models, tiny_stream, tmp_pa
             assert meter.leak <= meter.leak_bound
             assert 0 < meter.rank <= meter.width == meter.cap
             assert not meter.frozen
+
+
+@pytest.mark.parametrize("rows", [3, 10, 13, 23, 24, 99])
+def test_rows_that_stand_for_a_task_are_spread_over_all_of_it(attach, tasks, rows):
+    method, task, seen = attach("inflora", rows=rows), tasks[0], []
+    method.encoder.rows = lambda examples: seen.extend(examples) or []
+    list(method._batches(task))
+    places = [task.train.index(row) for row in seen]
+    gaps = [after - before for before, after in zip(places, [*places[1:], len(task.train)], strict=True)]
+    assert len(places) == min(rows, len(task.train))
+    assert places[0] == 0
+    assert max(gaps) - min(gaps) <= 1
+
+
+def test_a_layer_without_room_is_told_and_does_not_learn(attach, tasks):
+    method = attach("inflora", rows=10)
+    shut, *others = method.layer_names()
+    width = method.space.layers[shut].input.width
+    method.space.layers[shut].input.basis = torch.eye(width)
+    with pytest.warns(FullSpaceWarning, match=rf"has no input .* in 1 of {1 + len(others)} layers: {shut}\."):
+        method.begin_task(tasks[0], 1)
+    learning = {name for name, (_, B) in factors(method).items() if B.requires_grad}
+    assert learning == set(others)
+    method.space.layers[shut].input.basis = torch.zeros(width, 0)
+    method.begin_task(tasks[0], 1)
+    assert factors(method)[shut][1].requires_grad
+
+
+def test_a_task_that_no_layer_has_room_for_is_passed_over(tiny_models, tiny_stream, tmp_path):
+    class Warned(SilentProgress):
+        def warning(self, text):
+            warned.append(text)
+
+    warned = []
+    data = {"train_rows": 8, "test_rows": 2, "validation_rows": 2}
+    files = {"model": str(tiny_models["causal"]), "stream": str(tiny_stream)}
+    options = {"energy": 1.0, "rows": 8}
+    config = RunConfig.from_mapping({**SETTINGS, **files, "data": data, "options": options})
+    record = run_stream(config, tmp_path / "run", progress=Warned())
+    assert record.stages[0].steps
+    assert not record.stages[-1].steps
+    assert "has no input directions of its own in 4 of 4 layers" in warned[-2]
+    assert "every layer is frozen" in warned[-1]
 
 
 def test_directions_end_where_inputs_leave_none():

@@ -34,6 +34,16 @@ def test_the_penalty_is_the_l1_norm_of_what_the_task_adds(method):
     assert method.penalty({}, torch.zeros(1)).item() == pytest.approx(expected, rel=1e-4)
 
 
+def test_autocast_leaves_the_penalty_alone(method):
+    penalties = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            penalties.append(method.penalty({}, torch.zeros(1)))
+    assert penalties[0].equal(penalties[1])
+    exact, within = (torch.autograd.grad(penalty, learning(method)) for penalty in penalties)
+    assert all(map(torch.equal, exact, within))
+
+
 def test_minimising_the_penalty_empties_the_update(method):
     before = method.penalty({}, torch.zeros(1)).item()
     optimizer = torch.optim.Adam(learning(method), lr=0.1)

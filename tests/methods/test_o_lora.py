@@ -47,6 +47,18 @@ def test_the_penalty_is_the_literal_sum_over_earlier_tasks(method):
     assert method.penalty({}, torch.zeros(1)).item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_autocast_leaves_the_penalty_alone(method):
+    learn(method)
+    learning = [factor for pair in factors(method) for factor in pair]
+    penalties = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            penalties.append(method.penalty({}, torch.zeros(1)))
+    assert penalties[0].equal(penalties[1])
+    exact, within = (torch.autograd.grad(penalty, learning) for penalty in penalties)
+    assert all(map(torch.equal, exact, within))
+
+
 def test_the_penalty_moves_factors_by_the_sign_of_their_overlap(method):
     earlier = learn(method)
     method.penalty({}, torch.zeros(1)).backward()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class MethodOptions(BaseModel):
     """The settings that a method has of its own, given under ``options``; a method with none has this class itself."""
 
-    model_config = ConfigDict(extra="forbid", validate_default=True)
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class Method(ABC):
@@ -137,6 +137,10 @@ class Method(ABC):
     def prepare(self, batch: Batch) -> Batch:
         """What the model is given for a batch of prompts, in training and when it answers; a prompt is put in here."""
         return batch
+
+    def virtual_tokens(self, tasks: int) -> int:
+        """The most tokens that `prepare` puts before an input once so many tasks are learnt."""
+        return 0
 
     def penalty(self, batch: Batch, logits: Tensor) -> Tensor | None:
         """A scalar added to the loss of a batch (the mean over its answer tokens), or None.

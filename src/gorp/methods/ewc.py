@@ -76,7 +76,8 @@ class EWC(PlainLoRA):
                 batch = {key: value.to(device) for key, value in self.encoder.training_batch([row]).items()}
                 with autocast(device, self.config.training.precision):
                     loss = answer_loss(self.encoder.logits(self.model, batch), batch["labels"])
-                for total, gradient in zip(sums.values(), torch.autograd.grad(loss, [*factors.values()]), strict=True):
+                gradients = torch.autograd.grad(loss, [*factors.values()], materialize_grads=True)  # 0 where unused
+                for total, gradient in zip(sums.values(), gradients, strict=True):
                     total += gradient.square() / len(rows)
         return sums
 

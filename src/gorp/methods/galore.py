@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gorp.errors import InputError
 from gorp.methods.base import Method, MethodOptions
 from gorp.space import GradientSpace
-from gorp.targets import block_layers, find_layers
+from gorp.targets import block_layers, check_untied, find_layers
 
 
 class GaLore(Method):
@@ -32,7 +32,9 @@ class GaLore(Method):
         """Names in the package: ``refresh_every`` is update_proj_gap."""
 
         targets: list[str] | None = Field(
-            None, description="layers that learn; every linear layer of the blocks, attention and MLP, if not given"
+            None,
+            min_length=1,
+            description="layers that learn; every linear layer of the blocks, attention and MLP, if not given",
         )
         rank: int = Field(
             8, ge=1, description="rank that gradients are projected to; a smaller layer's own size caps it"
@@ -55,6 +57,7 @@ class GaLore(Method):
         self._optimizer_class = ResumableGaLoreAdamW
         targets, key = self.options.targets, "options.targets"
         names = find_layers(model, targets, key) if targets else block_layers(model, key)
+        check_untied(model, names)
         self.model = model.float().requires_grad_(False)
         self._layers = {name: cast(nn.Linear, model.get_submodule(name)) for name in names}
         for layer in self._layers.values():

@@ -10,6 +10,7 @@ from gorp._weights import keep_remainder
 from gorp.methods.base import Method
 from gorp.methods.plain_lora import PlainLoRA
 from gorp.space import GradientSpace
+from gorp.targets import check_untied
 
 if TYPE_CHECKING:
     from gorp.tasks import Task
@@ -22,6 +23,12 @@ class IncLoRA(PlainLoRA):
     source = "the baseline IncLoRA of Wang et al. 2023, Orthogonal Subspace Learning (EMNLP)"
     keeps = "nothing; each task's factors are merged into the weights"
     costs = "LoRA's"
+
+    def targets(self, model: nn.Module) -> list[str]:
+        """As for LoRA, none of them tied to another, which a merge would change."""
+        names = super().targets(model)
+        check_untied(model, names)
+        return names
 
     def attach(self, model: nn.Module, space: GradientSpace | None = None) -> None:
         """As for LoRA; with each bf16 weight goes what rounding drops, for every task is merged into it."""

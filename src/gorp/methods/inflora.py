@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from gorp._injection import ADAPTER
 from gorp._linalg import orthonormalize, project_out
+from gorp.errors import FullSpaceWarning
 from gorp.layer_inputs import input_covariances
 from gorp.methods.base import MethodOptions
 from gorp.methods.inc_lora import IncLoRA
@@ -26,9 +28,10 @@ class InfLoRA(IncLoRA):
     With H the inputs of a layer, rows, and M (in, s) its protected basis, A (their B_t) is the top ``lora.rank`` right
     singular vectors of H (I - M M^T). Hence (B A) M = 0 whatever B becomes. When the task ends, M takes on the
     directions of H that GPM's rule asks for. M itself is kept where DualGPM would keep its complement once that is
-    smaller: the same space. The released code differs in three ways: it divides A by sqrt(3), where here alpha / rank
-    scales as in every LoRA; it raises ``energy`` to 1 over a known number of tasks, from 0.95 or 0.98; and it takes the
-    energies of the covariance, the squares of those of H that the paper's rule is about.
+    smaller: the same space. The released code differs in more than this: it divides A by sqrt(3), where here alpha /
+    rank scales as in every LoRA; it raises ``energy`` to 1 over a known number of tasks, from 0.95 or 0.98; it takes
+    energies and directions of the covariance, the squares of those of H that the paper is about; after the first task
+    it protects a direction fewer than reach ``energy``; and all rows of a task stand for it.
     """
 
     name = "inflora"
@@ -55,11 +58,25 @@ class InfLoRA(IncLoRA):
             self._space.layers[name].input.to(A.device, A.dtype)
 
     def begin_task(self, task: Task, index: int) -> None:
-        """Set A to the task's leading free input directions."""
+        """Set A to the task's leading free input directions.
+
+        Warns:
+            Layers in which it has none: they do not learn it.
+        """
         covariances = input_covariances(self.model, self.layer_names(), self._batches(task))
         for name, layer in self._layers.items():
             A = layer.lora_A[ADAPTER].weight
             A.data.copy_(free_directions(covariances[name], self._space.layers[name].basis, A.shape[0]))
+            layer.lora_B[ADAPTER].weight.requires_grad_(bool(A.any()))
+        full = [name for name, layer in self._layers.items() if not layer.lora_B[ADAPTER].weight.requires_grad]
+        if full:
+            more = f" and {len(full) - 3} more" if len(full) > 3 else ""
+            warnings.warn(
+                f"task {task.name!r} has no input directions of its own in {len(full)} of {len(self._layers)} layers: "
+                f"{', '.join(full[:3])}{more}. They do not learn it",
+                FullSpaceWarning,
+                stacklevel=2,
+            )
 
     def end_task(self, task: Task, index: int) -> None:
         """Merge, then protect the inputs that the task has in the model as it is now."""
@@ -77,8 +94,8 @@ class InfLoRA(IncLoRA):
     def _batches(self, task: Task) -> Iterator[dict[str, Any]]:
         """Inputs of the task's rows one by one, so that nothing is padding."""
         device = next(self.model.parameters()).device
-        stride = max(1, len(task.train) // self.options.rows)
-        for row in self.encoder.rows(task.train[::stride][: self.options.rows]):
+        count = min(self.options.rows, len(task.train))
+        for row in self.encoder.rows([task.train[i * len(task.train) // count] for i in range(count)]):
             batch = self.encoder.training_batch([row])
             yield self.encoder.forward_inputs({key: value.to(device) for key, value in batch.items()})
 

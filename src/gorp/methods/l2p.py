@@ -67,6 +67,10 @@ class L2P(PromptTuning):
         tokens = best.indices[..., None] * length + torch.arange(length, device=likeness.device)  # (batch, top, length)
         return put_in_front(batch, self.embedding.first_id + tokens.flatten(start_dim=1))
 
+    def virtual_tokens(self, tasks: int) -> int:
+        """The chosen prompts, however many tasks there are."""
+        return int(self.options.top * self.options.length)
+
     def penalty(self, batch: Batch, logits: Tensor) -> Tensor:
         """pull sum (1 - cos(query, key)) over the chosen keys, mean over the batch."""
         return self.options.pull * self._distance

@@ -24,9 +24,10 @@ class MIGU(SeqLoRA):
     """Du et al. 2024: masks on the gradients of A's rows and of B's rows, by the sizes of their own outputs.
 
     As in the released code, the first task is learnt by all units, the mask is that of the whole batch of a step, and
-    gradients alone are masked, before they are clipped: a unit left out still moves by AdamW's momentum. The code can
-    also mask B by the output of the whole layer, and clusters of units together; here each unit stands for itself.
-    Units of equal size at the threshold all learn, so that a B of zeros can.
+    gradients alone are masked, before they are clipped: a unit left out still moves by AdamW's momentum. A token's
+    outputs are made to sum to 1 before they are added up, as in the paper; the code adds them as they are. It can also
+    mask B by the output of the whole layer, and clusters of units together; here each unit stands for itself. Units of
+    equal size at the threshold all learn, so that a B of zeros can.
     """
 
     name = "migu"
@@ -100,7 +101,7 @@ class OutputMask:
 def unit_sizes(outputs: Tensor) -> Tensor:
     """Absolute outputs (..., units), made to sum to 1 for each token, summed over tokens: (units,), fp32.
 
-    Padding counts as it does in the released code.
+    Padding counts as any token, as in the released code.
     """
     return F.normalize(outputs.float().abs().flatten(0, -2), p=1, dim=-1).sum(dim=0)
 

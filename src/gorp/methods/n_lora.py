@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from gorp._injection import ADAPTER
+from gorp._precision import without_autocast
 from gorp.encoding import Batch
 from gorp.methods.base import MethodOptions
 from gorp.methods.inc_lora import IncLoRA
@@ -31,6 +32,7 @@ class NLoRA(IncLoRA):
             1e-5, ge=0, description="weight of the sum of absolute values of the task's weight change"
         )
 
+    @without_autocast
     def penalty(self, batch: Batch, logits: Tensor) -> Tensor:
         """Sparsity * sum over layers of ||(alpha / rank) B A||_1."""
         total = logits.new_zeros((), dtype=torch.float32)

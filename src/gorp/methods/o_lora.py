@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gorp._injection import ADAPTER
+from gorp._precision import without_autocast
 from gorp.encoding import Batch
 from gorp.methods.base import MethodOptions
 from gorp.methods.inc_lora import IncLoRA
@@ -45,6 +46,7 @@ class OLoRA(IncLoRA):
             name: layer.lora_A[ADAPTER].weight.detach()[:0].clone() for name, layer in self._layers.items()
         }
 
+    @without_autocast
     def penalty(self, batch: Batch, logits: Tensor) -> Tensor:
         """Orthogonality * sum of |A A_i^T| over layers and earlier tasks i, plus l2 * (||A|| + ||B||) over layers."""
         total = logits.new_zeros((), dtype=torch.float32)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gorp.methods.base import Method, MethodOptions
 from gorp.space import GradientSpace
-from gorp.targets import block_layers, find_layers
+from gorp.targets import block_layers, check_untied, find_layers
 
 if TYPE_CHECKING:
     from gorp.tasks import Task
@@ -44,20 +44,23 @@ class OSF(Method):
             4, ge=1, description="tasks planned; task i of them leaves the top (i - 1)/tasks of each weight's SVD alone"
         )
         targets: list[str] | None = Field(
-            None, description="layers that learn; lora.targets, or every linear layer of the blocks, if not given"
+            None,
+            min_length=1,
+            description="layers that learn; lora.targets, or every linear layer of the blocks, if not given",
         )
 
     _tuner: OSFModel | None = None
 
     def attach(self, model: nn.Module, space: GradientSpace | None = None) -> None:
         """Freeze the model, in fp32, and find the layers that will learn."""
-        self.model = model.float().requires_grad_(False)
         if self.options.targets:
             self._layers = find_layers(model, self.options.targets, "options.targets")
         elif self.config.lora.targets:
             self._layers = find_layers(model, self.config.lora.targets, "lora.targets")
         else:
             self._layers = block_layers(model, "options.targets")
+        check_untied(model, self._layers)
+        self.model = model.float().requires_grad_(False)
 
     def layer_names(self) -> Sequence[str]:
         """The targets, in the order of the model."""

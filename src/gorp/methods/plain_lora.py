@@ -14,7 +14,7 @@ from gorp.backbones import default_targets
 from gorp.errors import InputError
 from gorp.methods.base import Method
 from gorp.space import GradientSpace
-from gorp.targets import find_layers
+from gorp.targets import check_dtype, find_layers
 
 
 class PlainLoRA(Method):
@@ -26,11 +26,22 @@ class PlainLoRA(Method):
     def attach(self, model: nn.Module, space: GradientSpace | None = None) -> None:
         """Inject the factors into the target layers and freeze everything else."""
         lora = self.config.lora
+        self._layers = inject_lora(model, self.targets(model), lora.rank, lora.alpha, lora.dropout)
+        self.model = model
+
+    def targets(self, model: nn.Module) -> list[str]:
+        """Dotted names of the layers that are to learn.
+
+        Raises:
+            InputError: the configured ones do not fit the model.
+        """
+        lora = self.config.lora
         names = find_layers(model, lora.targets or default_targets(model)[0], "lora.targets")
         for name in names:
-            _check_rank(name, cast(nn.Linear, model.get_submodule(name)), lora.rank)
-        self.model = model
-        self._layers = inject_lora(model, names, lora.rank, lora.alpha, lora.dropout)
+            linear = cast(nn.Linear, model.get_submodule(name))
+            check_dtype(name, linear)
+            _check_rank(name, linear, lora.rank)
+        return names
 
     def layer_names(self) -> Sequence[str]:
         """The targets, in the order of the model."""
@@ -40,7 +51,7 @@ class PlainLoRA(Method):
         """AdamW over all factors."""
         training = self.config.training
         factors = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        return torch.optim.AdamW(factors, lr=training.lr, weight_decay=training.weight_decay)
+        return torch.optim.AdamW([{"params": factors}], lr=training.lr, weight_decay=training.weight_decay)
 
     def effective_weights(self) -> dict[str, Tensor]:
         """W + (alpha / rank) B A."""

@@ -56,6 +56,10 @@ class ProgPrompt(PromptTuning):
         ids = self.embedding.first_id + tokens.flatten()
         return put_in_front(batch, ids.expand(len(batch["input_ids"]), -1))
 
+    def virtual_tokens(self, tasks: int) -> int:
+        """A prompt a task."""
+        return tasks * self.options.length
+
     def select(self, index: int | None) -> None:
         """Use the prompts up to task ``index``; all of them where it is None or not learnt yet."""
         self._selected = index
