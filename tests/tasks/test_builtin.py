@@ -80,8 +80,22 @@ def test_another_seed_draws_other_training_rows_only(stream: TaskStream) -> None
 def test_fewer_rows_and_too_many() -> None:
     small = builtin_stream(train_rows=10, test_rows=5, validation_rows=5)
     assert {(len(task.train), len(task.validation), len(task.test)) for task in small} == {(10, 5, 5)}
-    with pytest.raises(InputError, match="has only"):
+    with pytest.raises(InputError, match="rows too few: ask for fewer"):
         builtin_stream(train_rows=100_000)
+
+
+def test_a_row_is_for_test_or_for_validation_whatever_is_asked_for(stream: TaskStream) -> None:
+    """Settings chosen on validation rows of a smaller or larger stream have seen no test row."""
+    sizes = [(5, 60), (20, 20), (100, 50), (110, 5)]
+    streams = [builtin_stream(10, test, validation) for test, validation in sizes]
+    for task, *others in zip(stream, *streams, strict=True):
+        test = {row.prompt for other in others for row in other.test}
+        validation = {row.prompt for other in others for row in other.validation}
+        assert not test & validation
+        for other, (test_rows, validation_rows) in zip(others, sizes, strict=True):
+            assert (len(other.test), len(other.validation)) == (test_rows, validation_rows)
+            assert other.test[:100] == task.test[:test_rows]
+            assert other.validation[:50] == task.validation[:validation_rows]
 
 
 def test_docstrings_know_where_they_stand() -> None:

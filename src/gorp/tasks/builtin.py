@@ -1,7 +1,8 @@
 """The built-in stream: five tasks cut from the docstrings of libraries that gorp installs anyway.
 
 Every row comes from a docstring of its own, so no text is in two tasks or in two parts of one. Which docstrings serve
-for test and validation is decided by a hash of where they stand; the built-in models were pretrained without those.
+for test and validation is decided by a hash of where they stand; the built-in models were pretrained without those. A
+row is for test or for validation however many of either are asked for.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ TOPICS = {
     "sympy.physics": "physics",
     "sympy.stats": "statistics",
 }
+TEST_ROWS, VALIDATION_ROWS = 100, 50  # of a task, unless asked otherwise; which ones these are never changes
 _LONGEST = 200  # characters of docstring in a prompt
 _SHORTEST = 40
 
@@ -67,7 +69,11 @@ class _Cut:
 
 
 def builtin_stream(
-    train_rows: int = 400, test_rows: int = 100, validation_rows: int = 50, seed: int = 0, cache_dir: Path | None = None
+    train_rows: int = 400,
+    test_rows: int = TEST_ROWS,
+    validation_rows: int = VALIDATION_ROWS,
+    seed: int = 0,
+    cache_dir: Path | None = None,
 ) -> TaskStream:
     """Five tasks over overlapping kinds of text, with other answers each.
 
@@ -83,14 +89,18 @@ def builtin_stream(
     free = sorted((d for d in docstrings if not held_out(d)), key=lambda d: _hash(f"{seed}:{d.module}:{d.name}"))
     used: set[str] = set()
     by_need = sorted(_CUTS, key=lambda cut: cut.name != "topic")  # the task with the fewest texts chooses first
-    tested = {cut.name: _take(cut, kept, test_rows + validation_rows, used) for cut in by_need}
+    usual = {cut.name: _take(cut, kept, TEST_ROWS + VALIDATION_ROWS, used) for cut in by_need}
+    sides: list[list[Docstring]] = [[], []]  # of what is asked for beyond that
+    for docstring in kept:
+        sides[int(_hash(docstring.text), 16) % 2].append(docstring)
+    more_test = {cut.name: _take(cut, sides[0], test_rows - TEST_ROWS, used) for cut in by_need}
+    more_validation = {cut.name: _take(cut, sides[1], validation_rows - VALIDATION_ROWS, used) for cut in by_need}
+    test = {name: [*rows[:TEST_ROWS], *more_test[name]][:test_rows] for name, rows in usual.items()}
+    validation = {name: [*rows[TEST_ROWS:], *more_validation[name]][:validation_rows] for name, rows in usual.items()}
     trained = {cut.name: _take(cut, free, train_rows, used) for cut in by_need}
     return TaskStream(
         "builtin",
-        [
-            Task(cut.name, trained[cut.name], tested[cut.name][test_rows:], tested[cut.name][:test_rows], cut.labels)
-            for cut in _CUTS
-        ],
+        [Task(cut.name, trained[cut.name], validation[cut.name], test[cut.name], cut.labels) for cut in _CUTS],
     )
 
 
@@ -102,13 +112,14 @@ def held_out(docstring: Docstring) -> bool:
 def _take(cut: _Cut, docstrings: list[Docstring], count: int, used: set[str]) -> list[Example]:
     """The first `count` rows that keep the answers in balance, the answers taking turns; adds to `used` what they use.
 
+    None where `count` is not above 0.
     `used` holds docstrings (by text) and rows (by text) that are in a task already.
     """
     most = -(-count // len(cut.labels)) if cut.labels else max(1, count * cut.repeats // 100)
     taken: Counter[str] = Counter()
     rows: list[tuple[int, _Row]] = []
     for docstring in docstrings:
-        if len(rows) == count:
+        if len(rows) >= count:
             break
         row = None if docstring.text in used else cut.rows(docstring)
         if row is None or row[0] in used or taken[row[1]] == most:
@@ -117,7 +128,7 @@ def _take(cut: _Cut, docstrings: list[Docstring], count: int, used: set[str]) ->
         rows.append((taken[row[1]], row))
         taken[row[1]] += 1
     if len(rows) < count:
-        raise InputError(f"the built-in task {cut.name!r} has only {len(rows)} of {count} rows: ask for fewer")
+        raise InputError(f"the built-in task {cut.name!r} has {count - len(rows)} rows too few: ask for fewer")
     template = Template(cut.instruction, cut.labels)
     return [template.example(*row) for _, row in sorted(rows, key=lambda turn: turn[0])]
 
