@@ -81,8 +81,12 @@ def test_a_failure_stays_with_its_cell_and_settings_are_chosen_on_validation_row
     states = [state for job, state in filter(None, changes) if job.startswith("wrong/")]
     assert states == ["waiting", "running", "failed"], "bad input is not tried again"
     for setting, message in (
-        ("training.epochs=2", r"was run with training\.epochs = 1, not 2"),
-        ("model=t5-tiny", r"was run with model = '.*', not 't5-tiny'"),
+        ("training.epochs=2", "was run with training.epochs = 1, not 2"),
+        ("model=t5-tiny", "not 't5-tiny'"),
+    ):
+        others = Comparison(Experiment.read(file), tmp_path / "out", [setting], only=["seq"]).jobs
+        assert all(job.state == "failed" and message in job.note for job in others)
+    for setting, message in (
         ("options.share=1", r"unknown key 'options\.share'"),
         ("training.lr=1", r"--set training\.lr=1: is what a grid chooses"),
     ):
@@ -176,7 +180,8 @@ def test_results_of_other_settings_are_left_out_and_named(file, tmp_path, capsys
     tuning = Tuning(tried=[({"training.lr": 1e-3}, 1.0), ({"training.lr": 1e-2}, 2.0)], chosen={"training.lr": 1e-2})
     fixed, seq = finished(experiment, "fixed"), finished(experiment, "seq", ["training.lr=1e-2"], tuning=tuning)
     keys = {cell.name: cell.key for cell in experiment.plan()}
-    keep(out / "results.json", {keys["fixed"]: fixed, keys["seq"]: seq, "gone/builtin/0": fixed})
+    gone = fixed.model_copy(update={"cell": "gone"})
+    keep(out / "results.json", {keys["fixed"]: fixed, keys["seq"]: seq, "gone/builtin/0": gone})
     assert Comparison(experiment, out).results() == ({keys["fixed"]: fixed, keys["seq"]: seq}, [])
     assert Comparison(experiment, out, ["training.epochs=2"]).results() == ({}, [keys["fixed"], keys["seq"]])
     file.write_text(file.read_text().replace("0.01", "0.02"))
@@ -188,6 +193,38 @@ def test_results_of_other_settings_are_left_out_and_named(file, tmp_path, capsys
     assert not ended.value.code
     said = capsys.readouterr()
     assert f"left out, for they were run with other settings: {keys['seq']}" in said.err and " seq " not in said.out
+
+
+def test_of_a_grid_the_choice_that_is_made_now_is_shown(file, tmp_path):
+    """Also where what a grid had chosen is given, and where a grown grid chooses otherwise."""
+    experiment, out = Experiment.read(file), tmp_path / "out"
+    tuning = Tuning(tried=[({"training.lr": 1e-3}, 2.0), ({"training.lr": 1e-2}, 1.0)], chosen={"training.lr": 1e-3})
+    result, (cell,) = finished(experiment, "seq", ["training.lr=1e-3"], tuning=tuning), experiment.plan(["seq"])
+    keep(out / "results.json", {cell.key: result})
+    comparison = Comparison(experiment, out, only=["seq"])
+    assert comparison.results() == ({cell.key: result}, [])
+    for job, score in zip(comparison.tuning_jobs["seq"], (1.0, 2.0), strict=True):
+        job.state, job.result = "done", result.model_copy(update={"summary": {"AP": score}})
+    assert comparison.results() == ({}, [cell.key])
+    given = {**experiment.cells, "seq": {"method": "seq-lora", "training": {"lr": 1e-3}}}
+    fixed = experiment.model_copy(update={"cells": given})
+    fixed.__dict__.pop("_keys", None)
+    assert Comparison(fixed, out, only=["seq"]).results() == ({cell.key: result}, [])
+
+
+def test_results_that_cannot_stand_beside_others_stay_with_their_cell(file, tmp_path):
+    experiment, out = Experiment.read(file), tmp_path / "out"
+    (cell,) = experiment.plan(["fixed"])
+    mine = finished(experiment, "fixed")
+    other = mine.model_copy(update={"cell": "gone", "tasks": ["another"], "matrix": [[1.0]], "zero_shot": [None]})
+    keep(out / "results.json", {"gone/t/0": other})
+    comparison = Comparison(experiment, out, only=["fixed"], kept={cell.key: mine})
+    comparison.run(LocalLauncher())
+    with pytest.raises(
+        GorpError, match=r"1 of 1 cells failed .* with other tasks; remove one of them.* stands in .*cells"
+    ):
+        raise_for_failures(comparison.jobs)
+    assert list(read_results(out / "results.json")) == ["gone/t/0"]
 
 
 def test_a_finished_cell_of_other_settings_is_not_taken_for_this_one(file, tmp_path):
@@ -217,6 +254,10 @@ def test_a_choice_of_long_lists_has_a_folder(file, tmp_path):
     file.write_text(yaml.safe_dump(content))
     folders = [job.folder.name for job in Comparison(Experiment.read(file), tmp_path, only=["seq"]).jobs]
     assert len(set(folders)) == 2 and max(map(len, folders)) < 200
+    content["cells"]["seq"]["grid"] = {"lora.targets": [["q_proj"], ["*q_proj*"], ["q|proj"]]}
+    file.write_text(yaml.safe_dump(content))
+    folders = [job.folder.name for job in Comparison(Experiment.read(file), tmp_path, only=["seq"]).jobs]
+    assert len(set(folders)) == 3
 
 
 def test_where_no_try_has_a_score_the_other_cells_go_on(file, tmp_path):

@@ -33,6 +33,16 @@ def test_cells_are_methods_by_streams_by_seeds(file):
     assert [cell.key for cell in experiment.plan(["gorp"], seeds=[1])] == ["gorp/builtin/1", "gorp/long-4/1"]
 
 
+def test_seeds_and_streams_keep_the_order_they_are_declared_in(file):
+    """Grids are tried on the first of either: one that is added later changes no choice."""
+    file.write_text(TEXT.replace("seeds: [0, 1]", "seeds: [3, 1]"))
+    assert [cell.seed for cell in Experiment.read(file).plan(["gorp"])] == [3, 3, 1, 1]
+
+
+def test_a_stream_is_told_by_its_files_name_wherever_it_lies():
+    assert {Cell("gorp", stream, 0).key for stream in ("./two.yaml", "/a/two.yaml", "two.yaml")} == {"gorp/two.yaml/0"}
+
+
 def test_a_cell_says_what_differs_from_the_base(file):
     config = Experiment.read(file).config(Cell("joint", "builtin", 3), ["training.warmup=0.1"])
     training = config.training

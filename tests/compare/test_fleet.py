@@ -142,6 +142,22 @@ def test_a_cell_that_sigterm_stopped_goes_on_and_has_not_failed(tmp_path, code):
     assert job.note == "words of a"
 
 
+@pytest.mark.parametrize("code", [0, -15])
+def test_stops_use_up_no_retries(tmp_path, result, code):
+    jobs = jobs_in(tmp_path, "a", "b")
+    run_jobs(jobs, Scripted(None, a=[code, 1, 1, 0], b=[1, code, code, 1]), retries=1)
+    assert [(job.state, job.attempts, job.failures) for job in jobs] == [("failed", 3, 2), ("failed", 4, 2)]
+
+
+def test_a_result_that_is_not_the_jobs_leaves_the_others_alone(tmp_path, result):
+    jobs = jobs_in(tmp_path, "a", "b")
+    (tmp_path / "b").mkdir()
+    launcher = Scripted(result.model_copy(update={"config": {"method": "joint"}}), room=1, a=[0], b=[1, 1])
+    run_jobs(jobs, launcher)
+    assert [(job.state, job.attempts) for job in jobs] == [("failed", 1), ("failed", 2)]
+    assert "is of a run with other settings" in jobs[0].note
+
+
 SAVES = """
 import signal, sys, time
 from pathlib import Path

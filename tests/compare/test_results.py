@@ -66,10 +66,17 @@ def test_a_damaged_file_is_named_and_not_overwritten(results, tmp_path, text, me
 def test_other_tasks_under_a_streams_name_leave_the_file_as_it_is(results, tmp_path):
     file = tmp_path / "all.json"
     keep(file, results)
-    before, other = file.read_bytes(), results["gorp/two-1/0"].model_copy(update={"tasks": ["new", "old_task"]})
+    before, changes = file.read_bytes(), {"cell": "other", "tasks": ["new", "old_task"]}
+    other = results["gorp/two-1/0"].model_copy(update=changes)
     with pytest.raises(InputError, match=r"both of stream 'two/1', with other tasks"):
         keep(file, {"other/two-1/0": other})
     assert file.read_bytes() == before
+
+
+def test_two_results_of_one_run_are_refused(results, tmp_path):
+    keep(tmp_path / "all.json", results)
+    with pytest.raises(InputError, match=r"gorp/two-1/0 and gorp/elsewhere/0 are both of cell 'gorp' on one stream"):
+        keep(tmp_path / "all.json", {"gorp/elsewhere/0": results["gorp/two-1/0"]})
 
 
 def test_a_leak_that_is_no_number_is_the_worst(results, tmp_path):

@@ -69,6 +69,13 @@ def test_a_cell_with_fewer_streams_than_others_says_so(results):
     assert [rows[name]["notes"] for name in ("gorp", "<plain>", "joint")] == ["uneven seeds", "", "old rows"]
 
 
+def test_a_cell_whose_runs_had_other_settings_says_so(results):
+    faster = results["gorp/two-1/1"].model_copy(update={"config": {"method": "gorp", "training": {"lr": 0.1}}})
+    grid = summary_grid({**results, "gorp/two-1/1": faster}, "gorp")
+    notes = {row[0]: dict(zip(grid.header, row, strict=True))["notes"] for row in grid.rows}
+    assert notes == {"gorp": "mixed settings", "<plain>": "", "joint": "old rows"}
+
+
 def test_differences_from_a_cell_that_is_not_there_have_no_column(results):
     header = summary_grid(results, "nobody").header
     assert "AP" in header and not any("less" in name for name in header)

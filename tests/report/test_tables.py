@@ -55,6 +55,16 @@ def test_fifteen_tasks_fit_a_terminal(make_record: MakeRecord) -> None:
     assert "94" in text
 
 
+def test_no_two_groups_have_one_label(make_record: MakeRecord) -> None:
+    def labels(*changes: dict[str, object]) -> list[str]:
+        return [group.label for group in group_runs([make_record().model_copy(update=change) for change in changes])]
+
+    first, other = {"name": "a", "stream": "s/1"}, {"config": {"method": "gorp", "training": {"lr": 1.0}}}
+    assert labels(first, {**first, **other, "name": "b"}) == ["gorp (a)", "gorp (b)"]
+    assert labels(first, {**first, "stream": "s/2"}) == ["gorp (s/1)", "gorp (s/2)"]
+    assert labels(first, {**first, **other}) == ["gorp (1)", "gorp (2)"]
+
+
 def test_seeds_of_a_method_become_one_row_with_a_spread(make_record: MakeRecord) -> None:
     groups = group_runs([*(make_record(seed=seed) for seed in (0, 1, 2)), make_record(method="seq-lora")])
     assert [(group.label, len(group.records)) for group in groups] == [("gorp", 3), ("seq-lora", 1)]

@@ -97,6 +97,8 @@ def test_super_natural_instructions_instances(tmp_path):
         ("a.csv", b"text,label\na,b\nc,\xe9\n", "{path}:3: byte 0xe9 is not UTF-8"),
         ("a.csv", b"text,label\na,b\nc\n", "{path}:3: a row of 1 cells, the header has 2"),
         ("a.csv", b"text,label\na,b,c\n", "{path}:2: a row of 3 cells, the header has 2"),
+        ("a.csv", b'"te"xt,label\na,b\n', "{path}:1: not valid CSV"),
+        ("a.csv", b'"text,label\na,b\n', "{path}:1: not valid CSV"),
         ("a.csv", b"text,label,text\na,b,c\n", "{path}:1: two columns are called 'text'; accepted: a name of its own"),
         ("a.csv", b'text,label\na,b\n"c,d\n', "{path}:3: not valid CSV"),
         ("a.json", b'[\n{"text": "a"},\n{"text": "b"', "{path}:3: not valid JSON"),

@@ -69,7 +69,10 @@ def command(
     streams: Annotated[str, typer.Option(metavar="A,B,...", help="Streams to run.", show_default="all")] = "",
     seeds: Annotated[str, typer.Option(metavar="0,1,...", help="Seeds to run.", show_default="all")] = "",
     against: Annotated[
-        str | None, typer.Option(metavar="CELL", help="Compare the others with this cell.", show_default="the file's")
+        str | None,
+        typer.Option(
+            metavar="CELL", help="Compare the others with this cell.", show_default="the experiment's, or gorp"
+        ),
     ] = None,
     keep_in: Annotated[
         Path | None,

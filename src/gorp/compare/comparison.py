@@ -92,9 +92,12 @@ class Comparison:
         def changed(job: Job | None) -> None:
             if job is not None and job.result is not None:
                 found = {job.key: job.result.model_copy(update={"tuning": self._told(job, tunings[job.result.cell])})}
-                keep(self.folder / RESULTS_FILE, found)
-                if found[job.key] != self._kept.get(job.key):
-                    on_result(found)
+                try:
+                    keep(self.folder / RESULTS_FILE, found)
+                    if found[job.key] != self._kept.get(job.key):
+                        on_result(found)
+                except InputError as error:
+                    job.state, job.note = "failed", f"{error}; the cell's own result stands in {job.folder}"
             on_change(job)
 
         finals = [
@@ -120,9 +123,14 @@ class Comparison:
         return current, stale
 
     def _is_current(self, cell: Cell, result: CellResult) -> bool:
-        chosen = result.tuning.chosen if result.tuning else {}
-        if chosen not in self.experiment.choices(cell.name):
-            return False
+        """Whether it has the cell's settings: of several choices of a grid the one made now, if that is known."""
+        choices, chosen = self.experiment.choices(cell.name), {}
+        if len(choices) > 1:
+            now = self._tuning(cell.name) if cell.name in self.tuning_jobs else None
+            accepted = choices if now is None else [now.chosen]
+            if result.tuning is None or result.tuning.chosen not in accepted:
+                return False
+            chosen = result.tuning.chosen
         try:
             return result.was_made_with(self.experiment.config(cell, [*self.settings, *overrides(chosen)]))
         except InputError:  # the cell cannot be run as it is written now
@@ -135,11 +143,8 @@ class Comparison:
         kept = self._kept.get(cell.key)
         if kept is not None and kept.was_made_with(config):
             job.state, job.result = "done", kept
-            return job
-        try:
-            job.look()
-        except InputError as error:
-            job.state, job.note = "failed", str(error)
+        else:
+            _take_up(job)
         return job
 
     def _tuning_job(self, name: str, choice: dict[str, Any]) -> Job:
@@ -149,7 +154,7 @@ class Comparison:
         config = self.experiment.config(cell, [*self.settings, *chosen], tuning=True)
         place = self.folder / "tuning" / name / _folder_of(",".join(chosen))
         job = Job(f"tuning {name} {json.dumps(choice)}", _named(config, cell), place)
-        job.look()
+        _take_up(job)
         return job
 
     def _tuning(self, name: str) -> Tuning | None:
@@ -197,11 +202,19 @@ class Comparison:
 
 
 def _folder_of(choice: str) -> str:
-    """A choice's folder, whose name no file system finds too long."""
+    """A choice's folder, whose name is its own and no file system finds too long."""
     name = re.sub(r"[^\w.=,+-]+", "_", choice)
-    if len(name) <= _LONGEST_NAME:
+    if name == choice and len(name) <= _LONGEST_NAME:
         return name
     return f"{name[:_LONGEST_NAME]}-{hashlib.blake2s(choice.encode(), digest_size=8).hexdigest()}"
+
+
+def _take_up(job: Job) -> None:
+    """As `Job.look`, but that a job whose folder holds other settings has failed, and leaves the others alone."""
+    try:
+        job.look()
+    except InputError as error:
+        job.state, job.note = "failed", str(error)
 
 
 def _named(config: RunConfig, cell: Cell) -> RunConfig:

@@ -52,8 +52,8 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """``NAME/STREAM/SEED``, the cell's place in a folder and in a file of results."""
-        return f"{self.name}/{re.sub(r'^[.]+$|[^A-Za-z0-9._-]+', '-', self.stream)}/{self.seed}"
+        """``NAME/STREAM/SEED``, the cell's place in a folder and in a file of results, wherever a stream's file is."""
+        return f"{self.name}/{re.sub(r'^[.]+$|[^A-Za-z0-9._-]+', '-', stream_name(self.stream))}/{self.seed}"
 
 
 class Experiment(BaseModel):
@@ -142,7 +142,7 @@ class Experiment(BaseModel):
             raise InputError(f"{file}: unknown key '{key}'{hint}; accepted: {', '.join(accepted)}") from None
 
     def plan(self, only: Sequence[str] = (), streams: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Cell]:
-        """The cells, seed by seed, so that an experiment cut short has compared something.
+        """The cells, seed by seed as they are declared, so that an experiment cut short has compared something.
 
         Args:
             only: names of cells to keep; all if empty.
@@ -159,10 +159,6 @@ class Experiment(BaseModel):
             for stream in dict.fromkeys(keys.streams or self._declared)
             for seed in dict.fromkeys(keys.seeds or self.seeds)
         ]
-        by_key = {cell.key: cell for cell in cells}
-        if other := next((cell for cell in cells if by_key[cell.key] != cell), None):
-            like = by_key[other.key].stream
-            raise InputError(f"experiment {self.name}: streams {other.stream!r} and {like!r} would share a folder")
         named: dict[str, str] = {}
         for cell in cells:
             like = named.setdefault(stream_name(cell.stream), cell.stream)
@@ -171,6 +167,10 @@ class Experiment(BaseModel):
                     f"experiment {self.name}: streams {like!r} and {cell.stream!r} would be one in the results, which "
                     "tell streams by their files' names; rename a file"
                 )
+        by_key = {cell.key: cell for cell in cells}
+        if other := next((cell for cell in cells if by_key[cell.key] != cell), None):
+            like = by_key[other.key].stream
+            raise InputError(f"experiment {self.name}: streams {other.stream!r} and {like!r} would share a folder")
         for what, given, known in (
             ("cell", only, [cell.name for cell in cells]),
             ("stream", streams, [cell.stream for cell in cells]),
@@ -189,7 +189,7 @@ class Experiment(BaseModel):
         ]
         if not kept:
             raise InputError(f"experiment {self.name}: no cell is of the cells, streams and seeds chosen all at once")
-        return sorted(kept, key=lambda cell: (cell.seed, self._streams.index(cell.stream)))
+        return sorted(kept, key=lambda cell: (self._all_seeds.index(cell.seed), self._streams.index(cell.stream)))
 
     def config(self, cell: Cell, settings: Sequence[str] = (), tuning: bool = False) -> RunConfig:
         """The run configuration of a cell; what its grid gives but one value has it.
@@ -234,6 +234,12 @@ class Experiment(BaseModel):
         """All of them, those that only a cell names last."""
         named = [stream for keys in self._keys.values() for stream in keys.streams]
         return list(dict.fromkeys([*self._declared, *named]))
+
+    @property
+    def _all_seeds(self) -> list[int]:
+        """Likewise."""
+        named = [seed for keys in self._keys.values() for seed in keys.seeds]
+        return list(dict.fromkeys([*self.seeds, *named]))
 
 
 def merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ class Job:
         state: ``waiting``, ``running``, ``done`` or ``failed``.
         note: why it failed, the last time.
         attempts: how often it was started.
+        failures: how often it failed.
         losses: how often it was given back, its node being lost or its folder in use.
         not_before: when it may be started, by the monotonic clock.
         log_start: where its log of this attempt begins, in bytes.
@@ -40,6 +41,7 @@ class Job:
     state: str = "waiting"
     note: str = ""
     attempts: int = 0
+    failures: int = 0
     losses: int = 0
     not_before: float = 0.0
     log_start: int = 0
@@ -144,8 +146,11 @@ def _start(job: Job, launcher: Launcher) -> CellProcess:
 
 
 def _finish(job: Job, code: int) -> None:
-    job.look()
-    if job.state == "done":
+    try:
+        job.look()
+    except InputError as error:
+        job.state, job.note = "failed", str(error)
+    if job.state in ("done", "failed"):
         return
     if code in (0, -signal.SIGTERM):
         job.state = "waiting"
@@ -157,6 +162,8 @@ def _finish(job: Job, code: int) -> None:
         job.losses += 1
         ended = "given back; "
         job.not_before = time.monotonic() + _FIRST_PAUSE * 2 ** (job.losses - 1)
+    else:
+        job.failures += 1
     last = f"last line: {said[-1]}" if ended and said else said[-1] if said else f"ended with {code}, saying nothing"
     job.state, job.note = "failed", ended + last
 
@@ -164,4 +171,4 @@ def _finish(job: Job, code: int) -> None:
 def _may_go_on(job: Job, code: int, retries: int) -> bool:
     if code == GIVEN_BACK:
         return job.losses < _MOST_LOSSES
-    return code != InputError.exit_code and job.attempts - job.losses <= retries
+    return code not in (0, InputError.exit_code) and job.failures <= retries

@@ -119,6 +119,14 @@ class CellResult(BaseModel):
         )
 
     @property
+    def settings(self) -> dict[str, Any] | None:
+        """`settings_told` of its run, seed and stream left out; None where they are of another version."""
+        try:
+            return settings_told(RunConfig.from_mapping(self.config), without=("seed", "stream"))
+        except InputError:
+            return None
+
+    @property
     def just_learnt(self) -> list[float | None]:
         """Per task its score when it had just been learnt; None throughout where all were learnt at once."""
         return [row[task] for task, row in enumerate(self.matrix)]
@@ -212,10 +220,16 @@ def read_results(file: str | Path) -> Results:
 
 def _comparable(results: Results, path: Path) -> Results:
     first: dict[str, str] = {}
+    runs: dict[tuple[str, str, int], str] = {}
     for key, result in results.items():
+        if (other := runs.setdefault((result.cell, result.stream, result.seed), key)) != key:
+            raise InputError(f"{path}: {other} and {key} are both of cell {result.cell!r} on one stream; remove one")
         other = first.setdefault(result.stream, key)
         if results[other].tasks != result.tasks:
-            raise InputError(f"{path}: {other} and {key} are both of stream {result.stream!r}, with other tasks")
+            raise InputError(
+                f"{path}: {other} and {key} are both of stream {result.stream!r}, with other tasks; "
+                "remove one of them, or choose another file"
+            )
     return results
 
 

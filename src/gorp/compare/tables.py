@@ -95,9 +95,11 @@ class Entry:
 
     @property
     def notes(self) -> str:
-        """What sets the cell apart from those with every stream for every seed, and its method from those that see one
-        task at a time and are not told which one is scored."""
+        """What sets the cell apart from those with every stream for every seed, all with the same settings, and its
+        method from those that see one task at a time and are not told which one is scored."""
         notes, method = [] if self.is_even else ["uneven seeds"], self.runs[0].method
+        settings = [run.settings for run in self.runs]
+        notes += [] if all(told == settings[0] for told in settings) else ["mixed settings"]
         if method in METHODS:
             kind = load_method(method)
             notes += ["old rows"] if kind.keeps_old_rows else []

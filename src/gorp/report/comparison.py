@@ -55,11 +55,17 @@ def group_runs(records: Sequence[RunRecord]) -> list[Group]:
     for record in records:
         repeats.setdefault(_identity(record), []).append(record)
     groups = list(repeats.values())
-    methods = [members[0].method for members in groups]
-    return [
-        Group(method if methods.count(method) == 1 else f"{method} ({members[0].name})", tuple(members))
-        for method, members in zip(methods, groups, strict=True)
-    ]
+    return [Group(label, tuple(members)) for label, members in zip(_labels(groups), groups, strict=True)]
+
+
+def _labels(groups: Sequence[Sequence[RunRecord]]) -> list[str]:
+    """The method of each; of several alike with the run's name, or the stream, or a number that tells them apart."""
+    labels = [members[0].method for members in groups]
+    for values in ([members[0].name for members in groups], [members[0].stream for members in groups]):
+        known = list(zip(labels, values, strict=True))
+        alike = {label: {value for other, value in known if other == label} for label in labels}
+        labels = [f"{label} ({value})" if len(alike[label]) > 1 else label for label, value in known]
+    return [label if labels.count(label) == 1 else f"{label} ({place})" for place, label in enumerate(labels, start=1)]
 
 
 def _identity(record: RunRecord) -> str:

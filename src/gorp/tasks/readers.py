@@ -91,11 +91,12 @@ def _json(path: Path) -> Iterator[Record]:
 def _csv(path: Path) -> Iterator[Record]:
     text = _text(path)
     rows = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=_delimiter(text))
-    header, line = next(rows, []), rows.line_num
-    for place, name in enumerate(header):
-        if name and name in header[:place]:
-            raise InputError(f"{path}:1: two columns are called {name!r}; accepted: a name of its own for each")
+    line = 0
     try:
+        header, line = next(rows, []), rows.line_num
+        for place, name in enumerate(header):
+            if name and name in header[:place]:
+                raise InputError(f"{path}:1: two columns are called {name!r}; accepted: a name of its own for each")
         for cells in rows:
             where, line = f"{path}:{line + 1}", rows.line_num
             if cells and len(cells) != len(header):
