@@ -4,8 +4,9 @@
 
 Figures are those of results/*.json and performance/*.json. In the words, ``table("NAME")`` is the summary of
 results/NAME.json and ``tasks("NAME", STREAM)`` its scores by task; ``less("NAME", CELL, KEY, OTHER)`` is the mean
-difference of two cells, paired, with its interval; ``performance("NAME")`` is the table of performance/NAME.json, with
-its machine; ``devices.TABLE()`` is a table of device_tables.py. A figure without a run is an error.
+difference of two cells, paired, with its interval; ``figure("NAME", CELL, KEY, STREAM)`` a cell's own mean, on one
+stream or all; ``learnt("NAME", CELL)`` the mean of its scores when tasks were just learnt; ``performance("NAME")`` is
+the table of performance/NAME.json, with its machine; ``devices.TABLE()`` is a table of device_tables.py. A figure without a run is an error.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from gorp.compare.results import Results, read_results
 from gorp.compare.tables import Entry, entries, interval, summary_grid, task_grid
 from gorp.files import write_text_atomically
 from gorp.report.tables import to_markdown
+from gorp.report.words import score
 
 HERE = Path(__file__).parent
 RESULTS, PERFORMANCE = HERE / "results", HERE / "performance"
@@ -32,7 +34,15 @@ def render(page: Path) -> str:
     """A page as text."""
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
     words = environment.from_string((HERE / f"{page.name}.j2").read_text())
-    return words.render(table=table, tasks=tasks, less=less, performance=performance, devices=device_tables)
+    return words.render(
+        table=table,
+        tasks=tasks,
+        less=less,
+        figure=figure,
+        learnt=learnt,
+        performance=performance,
+        devices=device_tables,
+    )
 
 
 def results(name: str) -> Results:
@@ -62,6 +72,20 @@ def less(name: str, cell: str, key: str, other: str) -> str:
     if found is None:
         raise ValueError(f"{name}: {cell} and {other} have no runs in common with a {key}")
     return interval(found.difference, signed=True)
+
+
+def figure(name: str, cell: str, key: str, stream: str | None = None) -> str:
+    """The mean of a figure over a cell's seeds, with its interval; of one stream, or of all."""
+    part = {key: result for key, result in results(name).items() if stream in (None, result.stream)}
+    found = next(entry for entry in entries(part, cell) if entry.name == cell).figure(key)
+    if found is None:
+        raise ValueError(f"{name}: {cell} has no {key}")
+    return interval(found, signed=key != "AP")
+
+
+def learnt(name: str, cell: str) -> str:
+    """The mean score of tasks when they had just been learnt."""
+    return score(entry(name, cell, cell).just_learnt)
 
 
 def performance(name: str) -> str:
