@@ -88,6 +88,18 @@ def test_what_a_matrix_does_not_determine_is_not_left_to_round_off(held: int) ->
     assert float(first.rows[3:].abs().max()) == 0
 
 
+@pytest.mark.parametrize("known", [0, 1, 3])
+@pytest.mark.parametrize("axes", [range(8), range(2, 14)])
+def test_what_is_not_determined_stays_off_a_basis_of_axes_too(known: int, axes: range) -> None:
+    """QR completes with axes, which may be those of the basis, whose projection is then nothing again."""
+    basis = torch.eye(20)[:, list(axes)]
+    matrix = seeded_normal(30, known, 1) @ seeded_normal(known, 20, 2)
+    u, v, *_ = dominant_subspace(matrix, seeded_normal(20, 20, 3), 6, basis)
+    for side in (u, v):
+        torch.testing.assert_close(side.T @ side, torch.eye(6), atol=1e-5, rtol=0)
+    assert float((v.T @ basis).abs().max()) < 1e-6
+
+
 def test_align_undoes_a_rotation_within_the_span() -> None:
     old = basis_of(40, 8)
     turned = old @ rotation(8, 3, torch.float64)

@@ -454,3 +454,31 @@ def test_either_half_works_alone(targets: dict[str, object], form: dict[str, obj
     assert losses[-1] < 0.9 * losses[0]
     assert len(optimizer.param_groups) == 1
     gorp.end_task(model, optimizer, "0")
+
+
+@pytest.mark.parametrize("memory", ["sketch", "weighted_features"])
+def test_inputs_along_axes_are_protected_from_batches_of_few_rows(memory: str) -> None:
+    """One-hot inputs: the space is of axes, and gradients of a few rows do not determine all directions."""
+    model = nn.ModuleDict({"layer": nn.Linear(32, 16, bias=False)})
+    config = gorp.GORPConfig(full_rank_targets=["layer"], rank=8, energy=0.99, max_share=1.0, memory=memory)
+    gorp.attach(model, config)
+    optimizer = gorp.GORPAdamW(gorp.param_groups(model), full_rank_lr=1e-2)
+    layer, target = gorp.learned_layers(model)["layer"], seeded_normal(32, 16, 0)
+
+    def learn(first: int, last: int, rows: int) -> None:
+        for step in range(60):
+            generator = torch.Generator().manual_seed(step)
+            places = torch.randint(first, last, (rows,), generator=generator)
+            x = torch.eye(32)[places] + torch.eye(32)[places % 12]
+            optimizer.zero_grad()
+            (layer(x) - torch.tanh(x @ target)).square().mean().backward()
+            optimizer.step()
+
+    learn(0, 12, 16)
+    gorp.end_task(model, optimizer, "first")
+    before = layer.effective_weight()
+    learn(12, 32, 4)
+    change = layer.effective_weight() - before
+    assert layer.space.input.rank > 8
+    assert change.norm() > 0.1
+    assert (change @ layer.space.basis).norm() < 1e-5 * change.norm()

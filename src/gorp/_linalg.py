@@ -53,9 +53,15 @@ def orthonormalize(columns: Tensor) -> Tensor:
 
 
 def orthonormalize_off(columns: Tensor, basis: Tensor) -> Tensor:
-    """Orthonormal basis of what columns (..., d, k) span off a basis (..., d, s); twice, for round-off's sake."""
+    """Orthonormal basis of what columns (..., d, k) span off a basis (..., d, s); twice, for round-off's sake.
+
+    Columns of zeros become fixed directions off the basis, at random: the axes that QR completes with may lie in it.
+    """
     if basis.shape[-1] == 0:
         return orthonormalize(columns)
+    width, count = columns.shape[-2:]
+    fixed = seeded_normal(width, count, 0).to(columns, non_blocking=True) / width**0.5
+    columns = torch.where((columns == 0).all(dim=-2, keepdim=True), fixed, columns)
     for _ in range(2):
         columns = orthonormalize(project_out(columns.mT, basis).mT)
     return columns

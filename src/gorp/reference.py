@@ -164,7 +164,7 @@ class ReferenceFullRank:
         u, self.start = (left @ p) * signs, qh.T * signs
         real = (sigma > NOISE * sigma[0])[: self.rank]
         found = u[:, : self.rank] * real
-        u, v = self._completed(found), self._completed(off @ self._completed(self.start[:, : self.rank] * real))
+        u, v = self._completed(found), self._completed(self._off(self.start[:, : self.rank] * real))
         if self.variant == "exact":
             u = u @ self._turn(u, self.U, self.turns[0])
             v = v @ self._turn(v, self.V, self.turns[1])
@@ -175,6 +175,16 @@ class ReferenceFullRank:
         seen = u.T @ found @ found.T @ gradient
         self.memory.add(seen)
         self.stride.show(seen)
+
+    def _off(self, columns: Tensor) -> Tensor:
+        """Directions off S, fixed random ones in place of columns of zeros; as they are where S is empty."""
+        if self.variant == "paper" or not self.basis.shape[1]:
+            return columns
+        fixed = torch.randn(columns.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        columns = torch.where((columns == 0).all(dim=0), fixed, columns)
+        for _ in range(2):
+            columns = self._completed(columns - self.basis @ (self.basis.T @ columns))
+        return columns
 
     @staticmethod
     def _completed(columns: Tensor) -> Tensor:
