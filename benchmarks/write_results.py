@@ -6,7 +6,8 @@ Figures are those of results/*.json and performance/*.json. In the words, ``tabl
 results/NAME.json and ``tasks("NAME", STREAM)`` its scores by task; ``less("NAME", CELL, KEY, OTHER)`` is the mean
 difference of two cells, paired, with its interval; ``figure("NAME", CELL, KEY, STREAM)`` a cell's own mean, on one
 stream or all; ``learnt("NAME", CELL)`` the mean of its scores when tasks were just learnt; ``performance("NAME")`` is
-the table of performance/NAME.json, with its machine; ``devices.TABLE()`` is a table of device_tables.py. A figure without a run is an error.
+the table of performance/NAME.json, with its machine; ``devices.TABLE()`` is a table of device_tables.py. A figure
+without a run is an error.
 """
 
 from __future__ import annotations

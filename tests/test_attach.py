@@ -20,6 +20,7 @@ from transformers import (
 
 import gorp
 from gorp.backbones import default_targets
+from gorp.errors import SpaceWarning
 from gorp.layers import ProjectedLinear
 from gorp.lora import LoRALayer
 from gorp.targets import block_layers
@@ -221,6 +222,27 @@ def test_attaching_twice_or_with_a_foreign_space_is_refused() -> None:
     narrow = nn.ModuleDict({"q": nn.Linear(10, 8)})
     with pytest.raises(gorp.InputError, match="holds q with 20 inputs, the model has 10"):
         gorp.attach(narrow, gorp.GORPConfig(lora_targets=["q"], rank=4), wider.gradient_space)
+
+
+def test_a_space_of_layers_named_otherwise_is_refused_and_changes_nothing() -> None:
+    """As of the same model within another module: nothing would be protected."""
+    config = gorp.GORPConfig(lora_targets=["q"], full_rank_targets=["v"], rank=4)
+    learnt = gorp.attach(nn.ModuleDict({"q": nn.Linear(8, 8), "v": nn.Linear(8, 8)}), config).gradient_space
+    learnt.tasks.append("first")
+    inner = nn.ModuleDict({"inner": nn.ModuleDict({"q": nn.Linear(8, 8), "v": nn.Linear(8, 8)})})
+    with pytest.raises(gorp.InputError, match=r"space is not of inner\.q and 1 more, but of q and the like"):
+        gorp.attach(inner, config, learnt)
+    assert list(learnt.layers) == ["q", "v"]
+    assert list(inner.state_dict()) == ["inner.q.weight", "inner.q.bias", "inner.v.weight", "inner.v.bias"]
+    assert all(parameter.requires_grad for parameter in inner.parameters())
+
+
+def test_layers_that_a_space_knows_nothing_of_are_named() -> None:
+    learnt = gorp.attach(nn.ModuleDict({"q": nn.Linear(8, 8)}), gorp.GORPConfig(lora_targets=["q"], rank=4))
+    learnt.gradient_space.tasks.append("first")
+    wider = nn.ModuleDict({name: nn.Linear(8, 8) for name in "qkv"})
+    with pytest.warns(SpaceWarning, match="knows nothing of k and 1 more: what the tasks first depend on there"):
+        gorp.attach(wider, gorp.GORPConfig(lora_targets=["q", "k", "v"], rank=4), learnt.gradient_space)
 
 
 def test_half_precision_is_refused() -> None:

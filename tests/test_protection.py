@@ -482,3 +482,80 @@ def test_inputs_along_axes_are_protected_from_batches_of_few_rows(memory: str) -
     assert layer.space.input.rank > 8
     assert change.norm() > 0.1
     assert (change @ layer.space.basis).norm() < 1e-5 * change.norm()
+
+
+def learnt(model: Network, optimizer: gorp.GORPAdamW, steps: int, first: int = 0) -> list[float]:
+    """Losses of a few steps of one task."""
+    losses = []
+    for step in range(first, first + steps):
+        x = seeded_normal(12, IN, step)
+        optimizer.zero_grad()
+        loss = (model(x) - seeded_normal(12, OUT, 100)).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@every_form
+def test_a_checkpoint_from_before_the_first_step_learns_as_it_did_then(form: dict[str, str]) -> None:
+    model = attached(**form)
+    optimizer = gorp.GORPAdamW(gorp.param_groups(model), lr=1e-2)
+    saved = [{name: value.clone() for name, value in model.state_dict().items()}, optimizer.state_dict()]
+    losses = learnt(model, optimizer, 3)
+    model.load_state_dict(saved[0])
+    optimizer.load_state_dict(saved[1])
+    assert learnt(model, optimizer, 3) == losses
+
+
+@two_forms
+def test_a_first_gradient_of_zeros_costs_no_more_than_its_step(form: dict[str, str]) -> None:
+    model = attached(**form, refresh_every=1000, lora_targets=[])
+    optimizer = gorp.GORPAdamW(gorp.param_groups(model), full_rank_lr=1e-2)
+    (0.0 * model(seeded_normal(12, IN, 0))).sum().backward()
+    optimizer.step()
+    learnt(model, optimizer, 2)
+    for layer in model.learned_layers.values():
+        left, right = layer.change()
+        assert (left @ right).any()
+
+
+@three_forms
+def test_a_pass_whose_gradients_were_made_finite_does_not_spoil_the_memory(form: dict[str, str]) -> None:
+    model = attached(**form, damping=0.5)
+    optimizer = gorp.GORPAdamW(gorp.param_groups(model), lr=1e-2)
+    for step in range(4):
+        optimizer.zero_grad()
+        scale = torch.inf if step == 1 else 1.0
+        (scale * model(seeded_normal(12, IN, step))).sum().backward()
+        for factor in (factor for layer in model.learned_layers.values() for factor in layer.factors().values()):
+            factor.grad.nan_to_num_(posinf=1.0, neginf=-1.0)
+        optimizer.step()
+    assert all(factor.isfinite().all() for factor in model.parameters())
+    assert min(gorp.end_task(model, optimizer, "first").values()) > 0
+
+
+def test_an_optimizer_of_some_layers_alone_ends_no_task() -> None:
+    model = attached()
+    lora, full_rank = (gorp.GORPAdamW([group]) for group in gorp.param_groups(model))
+    for optimizer in (lora, full_rank):
+        with pytest.raises(ValueError, match=r"layer (query|up) is not trained by this optimizer"):
+            gorp.end_task(model, optimizer, "first")
+
+
+def test_what_is_no_group_of_parameters_and_no_state_of_its_own_is_refused() -> None:
+    model = attached()
+    with pytest.raises(ValueError, match=r"should be what gorp\.param_groups\(model\) returns"):
+        gorp.GORPAdamW(model.parameters())
+    optimizer = gorp.GORPAdamW(gorp.param_groups(model))
+    other = torch.optim.AdamW(gorp.param_groups(model))
+    model(seeded_normal(12, IN, 0)).sum().backward()
+    other.step()
+    with pytest.raises(gorp.InputError, match="is of another optimizer"):
+        optimizer.load_state_dict(other.state_dict())
+
+
+def test_a_space_follows_its_layer() -> None:
+    side = attached().learned_layers["query"].space
+    side.follow("input", torch.device("meta"))
+    assert (side.input.basis.device.type, side.output.basis.device.type) == ("meta", "cpu")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -17,7 +17,7 @@ from gorp._ranks import check_same_on_all_ranks
 from gorp._sketch import sketch_over_ranks, sketched_rows
 from gorp._taps import tap
 from gorp.config import GORPConfig
-from gorp.errors import FullSpaceWarning, InputError
+from gorp.errors import FullSpaceWarning, InputError, SpaceWarning
 from gorp.full_rank_linear import FullRankLinear
 from gorp.layers import ProjectedLinear
 from gorp.learned_layer import LearnedLayer
@@ -39,18 +39,23 @@ def attach(model: Model, config: GORPConfig, space: GradientSpace | None = None)
             learn by LoRA factors alone; what tasks add to them is kept as stacked factors beside the weight.
         config: what learns, and how the past is protected.
         space: what earlier tasks left behind; None begins with an empty space. Layers that share a side there go on
-            to, and those that do not there never will, whatever the config says.
+            to, and those that do not there never will, whatever the config says; its ``max_share`` counts, too.
 
     Returns:
         The same model. ``model.gradient_space`` is its `GradientSpace`.
 
     Raises:
         InputError: no layer matches a target, a layer matches both lists, the rank is above a layer's size, a
-            weight's form cannot be learned in, or the space is of other layers.
+            weight's form cannot be learned in, or the space is of other layers. Model and space are as before then.
+
+    Warns:
+        Layers that the space says nothing of: what earlier tasks depend on in them is not protected.
     """
     if hasattr(model, "gradient_space"):
         raise InputError("this model is attached already; attach a fresh one, or go on with end_task")
     lora_names, full_rank_names = learning_layers(model, config)
+    if space is not None:
+        _check_fits(space, model, [*lora_names, *full_rank_names], config)
     model.requires_grad_(False)
     space = space or GradientSpace(float(config.max_share or 1.0), str(getattr(model, "name_or_path", "")))
     layers: dict[str, LearnedLayer] = {}
@@ -116,7 +121,7 @@ def end_task(model: nn.Module, optimizer: Optimizer, name: str) -> dict[str, int
         Layers whose space is full: they are frozen from now on.
 
     Raises:
-        ValueError: the model is not attached, or the optimizer is not GORP's.
+        ValueError: the model is not attached, or the optimizer is not GORP's, or is not of all layers that learn.
         GorpError: the replicas of a data-parallel run have gone apart.
     """
     layers = learned_layers(model)
@@ -125,6 +130,7 @@ def end_task(model: nn.Module, optimizer: Optimizer, name: str) -> dict[str, int
     if inner is None:
         raise ValueError("end_task needs the GORPAdamW that trained the model")
     space: GradientSpace = unwrap(model).gradient_space  # type: ignore[assignment]
+    _check_trains(inner, layers)
     check_same_on_all_ranks(
         {
             f"{name}'s factor on the {side} side": p
@@ -157,6 +163,16 @@ def end_task(model: nn.Module, optimizer: Optimizer, name: str) -> dict[str, int
     return added
 
 
+def _check_trains(optimizer: GORPAdamW, layers: Mapping[str, LearnedLayer]) -> None:
+    """Refuse an optimizer of some layers alone: what a task needs of the others would be in no memory."""
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for name, layer in layers.items():
+        if not layer.space.frozen and any(id(factor) not in trained for factor in layer.factors().values()):
+            raise ValueError(
+                f"layer {name} is not trained by this optimizer; accepted: one of gorp.param_groups(model)"
+            )
+
+
 def _warn_of_full_layers(space: GradientSpace, names: Sequence[str]) -> None:
     """One warning for all of the named layers that are frozen."""
     full = [
@@ -185,6 +201,35 @@ def _memory(layer: LearnedLayer, side: str, state: dict[str, Tensor]) -> Tensor:
     return sketched_rows(state["sketch"] if averaged else sketch_over_ranks(state["sketch"]))
 
 
+def _input_width(linear: nn.Linear, config: GORPConfig) -> int:
+    """Of a layer's input side: in the paper's form the factor's rank."""
+    return linear.in_features if config.variant == "exact" else config.rank
+
+
+def _check_fits(space: GradientSpace, model: nn.Module, names: Sequence[str], config: GORPConfig) -> None:
+    """Refuse a space of other layers than those that learn, and warn of layers that are not in it."""
+    known = [name for name in names if name in space.layers]
+    for name in known:
+        linear, kept = cast(nn.Linear, model.get_submodule(name)), space.layers[name]
+        for side, width in ((kept.input, _input_width(linear, config)), (kept.output, linear.out_features)):
+            if side is not None and side.width != width:
+                held = f"{side.width} {'inputs' if side is kept.input else 'outputs'}"
+                raise InputError(f"the given gradient space holds {name} with {held}, the model has {width}")
+    new = [name for name in names if name not in space.layers]
+    if not space.tasks or not new:
+        return
+    more = f" and {len(new) - 1} more" if len(new) > 1 else ""
+    if not known:
+        of = f", but of {next(iter(space.layers))} and the like" if space.layers else ""
+        raise InputError(f"the given gradient space is not of {new[0]}{more}{of}; is it of a model named otherwise?")
+    warnings.warn(
+        f"the gradient space knows nothing of {new[0]}{more}: what the tasks {', '.join(space.tasks)} depend on there "
+        "is not protected",
+        SpaceWarning,
+        stacklevel=4,
+    )
+
+
 def _layer_space(
     space: GradientSpace,
     name: str,
@@ -199,7 +244,7 @@ def _layer_space(
     """
     linear = cast(nn.Linear, cast(PeftLinear, module).get_base_layer() if is_lora else module)
     dtype, device = torch.promote_types(linear.weight.dtype, torch.float32), linear.weight.device
-    width = linear.in_features if config.variant == "exact" else config.rank
+    width = _input_width(linear, config)
     read = input_read(name, linear, config)
     if name not in space.layers:
         side = inputs.get(read) or Side.empty(width, dtype, device)
@@ -208,8 +253,6 @@ def _layer_space(
     if kept.output is None and is_lora and config.protect_outputs:
         kept.output = Side.empty(linear.out_features, dtype, device)
     inputs.setdefault(read, kept.input)
-    if kept.input.width != width or (kept.output and kept.output.width != linear.out_features):
-        raise InputError(f"the given gradient space holds {name} with {kept.input.width} inputs, the model has {width}")
     kept.input.to(device, dtype)
     if kept.output:
         kept.output.to(device, dtype)
@@ -217,10 +260,10 @@ def _layer_space(
 
 
 def _watch_inputs(module: nn.Module, layer: LearnedLayer) -> None:
-    """Let a layer see its own inputs in training, each with the gradient at its output, for the memory."""
+    """Let a layer see its own inputs, each with the gradient that comes back to its output, for the memory."""
 
     def tapped(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        learns = module.training and output.requires_grad and not layer.space.frozen
+        learns = output.requires_grad and not layer.space.frozen
         return tap(output, args[0], layer.see_inputs) if learns else output
 
     module.register_forward_hook(tapped)

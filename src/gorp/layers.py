@@ -212,6 +212,7 @@ class ProjectedLinear(FullRankLinear):
         if chosen is None or chosen.u is self.U:
             return
         self.merge()
+        self._has_no_directions = False
         # as a checkpoint will bring them back: another memory layout would round differently
         self.U, self.V, self.start = (part.contiguous() for part in (chosen.u, chosen.v, chosen.block))
 
@@ -228,12 +229,18 @@ class ProjectedLinear(FullRankLinear):
     @override
     def refresh_at(self, step: int) -> None:
         super().refresh_at(step)
-        self.refresh_due = self.refreshes_at(step)
+        self.refresh_due = self._has_no_directions or self.refreshes_at(step)
+
+    @override
+    @torch.no_grad()
+    def resume_at(self, step: int) -> None:
+        self._has_no_directions = not bool(self.U.any())
+        super().resume_at(step)
 
     @override
     @torch.no_grad()
     def restart(self, task: int) -> None:
         super().restart(task)
         self.start = seeded_normal(self.in_features, self.start.shape[1], self.task_seed).to(self.U)
-        self.refresh_due = True
+        self.refresh_due = self._has_no_directions = True
         self.skipped_refreshes = 0

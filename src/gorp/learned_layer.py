@@ -112,11 +112,16 @@ class LearnedLayer(ABC):
                 this step are added in place.
         """
         if INPUT in self.seen:
-            rows = self.seen[INPUT]
+            rows = self.finite_rows(INPUT)
             shown = torch.stack([self.space.input.project(rows).square().sum(), rows.square().sum()])
             energy += mean_over_ranks([shown])[0]
         free, whole = energy
         self.stride = torch.where(whole > 0, (free / whole) ** (self.config.damping / 2), 1.0)
+
+    def finite_rows(self, side: str) -> Tensor:
+        """``seen[side]``, zeros in place of rows that are not finite: their gradients may have been made so since."""
+        rows = self.seen[side]
+        return rows.where(rows.isfinite().all(dim=1, keepdim=True), 0.0)
 
     def seed_at(self, step: int) -> int:
         """The seed of what is drawn at a step of this task."""
@@ -125,6 +130,11 @@ class LearnedLayer(ABC):
     def refresh_at(self, step: int) -> None:
         """Told the count of steps made in this task, before the next forward pass."""
         self.step = step
+
+    def resume_at(self, step: int) -> None:
+        """Told the count of steps made in this task where a saved state was put back, an earlier one maybe."""
+        self.forget_pending()
+        self.refresh_at(step)
 
     def forget_pending(self) -> None:
         """Drop what backward passes left for a step that has been made, or will not be."""

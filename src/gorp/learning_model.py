@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from gorp._fsdp import shard
 from gorp._quantized import quantized_layers
 from gorp._ranks import ranks
 from gorp.checkpoint import fitting, random_state, seed_everything
-from gorp.errors import InputError
+from gorp.errors import InputError, SpaceWarning
 from gorp.evaluation import Evaluator, OnStep
 from gorp.layer_inputs import collect_inputs
 from gorp.likelihood import check_likelihoods
@@ -81,7 +82,9 @@ class LearningModel:
     def _begin(self, space: GradientSpace | None) -> None:
         """Attach to a base model that has learnt nothing yet; of its protection what does not learn is left out."""
         protected = set(space.layers) if space else set()
-        self.method.attach(self.base, space)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SpaceWarning)  # of layers that are refused below
+            self.method.attach(self.base, space)
         if space is not None:
             learning = self.method.layer_names()
             check_covered(protected, learning, str(self.config.protect))

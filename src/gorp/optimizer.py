@@ -50,7 +50,7 @@ class GORPAdamW(Optimizer):
         weight_decay: decoupled, on A, B and Z alone.
 
     Raises:
-        ValueError: an argument is out of range, or a parameter belongs to no learned layer.
+        ValueError: an argument is out of range, or ``params`` is something else, or of no learned layer.
     """
 
     def __init__(
@@ -67,6 +67,9 @@ class GORPAdamW(Optimizer):
                 raise ValueError(f"{name} should be >= 0 but is: {value}")
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"betas should be in [0, 1) but are: {betas}")
+        params = list(params)
+        if not all(isinstance(group, dict) for group in params):
+            raise ValueError("params should be what gorp.param_groups(model) returns, groups by kind of layer")
         groups = [{"lr": full_rank_lr, **group} if group.get("kind") == FULL_RANK else group for group in params]
         super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
         self.skipped_steps = 0
@@ -84,6 +87,7 @@ class GORPAdamW(Optimizer):
     @staticmethod
     def _fresh_state(p: Tensor) -> dict[str, Tensor]:
         layer, side = layer_of(p)
+        layer.space.follow(side, p.device)
         state = {
             "step": torch.zeros((), dtype=torch.float32, device=p.device),
             "exp_avg": torch.zeros_like(p),
@@ -149,7 +153,7 @@ class GORPAdamW(Optimizer):
     def _remember(layer: LearnedLayer, side: str, state: dict[str, Tensor]) -> None:
         """After the step: what the gradient showed joins the sketch, and the layer learns which step is next."""
         if side in layer.seen:
-            state["sketch"] = sketch(state["sketch"], layer.seen[side])
+            state["sketch"] = sketch(state["sketch"], layer.finite_rows(side))
         if side == INPUT:
             layer.refresh_at(layer.step + 1)
 
@@ -189,7 +193,7 @@ class GORPAdamW(Optimizer):
 
         Raises:
             InputError: the model is attached with another gradient space than when the state was saved, or a sketch is
-                of an earlier version.
+                of an earlier version, or the state another optimizer's.
         """
         if state_dict.get("spaces", self._space_checksums()) != self._space_checksums():
             raise InputError(
@@ -198,11 +202,16 @@ class GORPAdamW(Optimizer):
                 f"config, gorp.GradientSpace.load(PATH)); GORPCallback keeps it in every checkpoint as {SPACE_FILE}"
             )
         for state in state_dict["state"].values():
+            if "sketch" not in state:
+                raise InputError("the state is of another optimizer; accepted: one that a GORPAdamW saved")
             check_sketch(state["sketch"])
         super().load_state_dict(state_dict)
-        for p, state in self.state.items():
-            state["step"] = state["step"].to(p.device)  # which Adam's fused kernel wants
-            layer_of(p)[0].refresh_at(int(state["step"]))
+        for p in (p for group in self.param_groups for p in group["params"]):
+            layer, side = layer_of(p)
+            if state := self.state.get(p, {}):
+                state["step"] = state["step"].to(p.device)  # which Adam's fused kernel wants
+            if side == INPUT:
+                layer.resume_at(int(state["step"]) if state else 0)
 
     def restart(self) -> None:
         """A new task: moments, sketches and step counts begin anew, for the same parameters."""

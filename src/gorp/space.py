@@ -93,6 +93,12 @@ class LayerSpace:
             known[task] = (held / total if total > 0 else held).cpu()
         self.shares[name] = known
 
+    def follow(self, name: str, device: torch.device) -> None:
+        """Have one side, if there is any, where the layer's factors are: a model may be moved after it was attached."""
+        side = self.side(name)
+        if side is not None and side.basis.device != device:
+            side.to(device, side.basis.dtype)
+
     def side(self, name: str) -> Side | None:
         """The side called INPUT or OUTPUT."""
         return self.input if name == INPUT else self.output
