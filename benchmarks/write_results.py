@@ -5,8 +5,8 @@
 Figures are those of results/*.json and performance/*.json. In the words, ``table("NAME")`` is the summary of
 results/NAME.json and ``tasks("NAME", STREAM)`` its scores by task; ``less("NAME", CELL, KEY, OTHER)`` is the mean
 difference of two cells, paired, with its interval; ``figure("NAME", CELL, KEY, STREAM)`` a cell's own mean, on one
-stream or all; ``learnt("NAME", CELL)`` the mean of its scores when tasks were just learnt; ``performance("NAME")`` is
-the table of performance/NAME.json, with its machine; ``devices.TABLE()`` is a table of device_tables.py. A figure
+stream or all; ``learnt("NAME", CELL, STREAM)`` that of its scores when tasks were just learnt; ``performance("NAME")``
+is the table of performance/NAME.json, with its machine; ``devices.TABLE()`` is a table of device_tables.py. A figure
 without a run is an error.
 """
 
@@ -77,16 +77,15 @@ def less(name: str, cell: str, key: str, other: str) -> str:
 
 def figure(name: str, cell: str, key: str, stream: str | None = None) -> str:
     """The mean of a figure over a cell's seeds, with its interval; of one stream, or of all."""
-    part = {key: result for key, result in results(name).items() if stream in (None, result.stream)}
-    found = next(entry for entry in entries(part, cell) if entry.name == cell).figure(key)
+    found = entry(name, cell, cell, stream).figure(key)
     if found is None:
         raise ValueError(f"{name}: {cell} has no {key}")
-    return interval(found, signed=key != "AP")
+    return interval(found, signed=key in ("BWT", "FWT"))
 
 
-def learnt(name: str, cell: str) -> str:
-    """The mean score of tasks when they had just been learnt."""
-    return score(entry(name, cell, cell).just_learnt)
+def learnt(name: str, cell: str, stream: str | None = None) -> str:
+    """The mean score of tasks when they had just been learnt, of one stream, or of all."""
+    return score(entry(name, cell, cell, stream).just_learnt)
 
 
 def performance(name: str) -> str:
@@ -100,9 +99,10 @@ def performance(name: str) -> str:
     return to_markdown(grid(f"{measured['title']} ({where})", figures))
 
 
-def entry(name: str, cell: str, against: str) -> Entry:
-    """The runs of one cell, paired with those of another."""
-    return next(found for found in entries(results(name), against) if found.name == cell)
+def entry(name: str, cell: str, against: str, stream: str | None = None) -> Entry:
+    """The runs of one cell, paired with those of another; of one stream, or of all."""
+    part = {key: result for key, result in results(name).items() if stream in (None, result.stream)}
+    return next(found for found in entries(part, against) if found.name == cell)
 
 
 if __name__ == "__main__":
