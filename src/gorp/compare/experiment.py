@@ -237,7 +237,7 @@ class Experiment(BaseModel):
 
     @property
     def _all_seeds(self) -> list[int]:
-        """Likewise."""
+        """All of them, those that only a cell names last."""
         named = [seed for keys in self._keys.values() for seed in keys.seeds]
         return list(dict.fromkeys([*self.seeds, *named]))
 
