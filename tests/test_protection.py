@@ -484,10 +484,10 @@ def test_inputs_along_axes_are_protected_from_batches_of_few_rows(memory: str) -
     assert (change @ layer.space.basis).norm() < 1e-5 * change.norm()
 
 
-def learnt(model: Network, optimizer: gorp.GORPAdamW, steps: int, first: int = 0) -> list[float]:
+def learnt(model: Network, optimizer: gorp.GORPAdamW, steps: int) -> list[float]:
     """Losses of a few steps of one task."""
     losses = []
-    for step in range(first, first + steps):
+    for step in range(steps):
         x = seeded_normal(12, IN, step)
         optimizer.zero_grad()
         loss = (model(x) - seeded_normal(12, OUT, 100)).square().mean()

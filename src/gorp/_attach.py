@@ -17,7 +17,7 @@ from gorp._ranks import check_same_on_all_ranks
 from gorp._sketch import sketch_over_ranks, sketched_rows
 from gorp._taps import tap
 from gorp.config import GORPConfig
-from gorp.errors import FullSpaceWarning, InputError, SpaceWarning
+from gorp.errors import FullSpaceWarning, InputError, SpaceWarning, few
 from gorp.full_rank_linear import FullRankLinear
 from gorp.layers import ProjectedLinear
 from gorp.learned_layer import LearnedLayer
@@ -179,10 +179,9 @@ def _warn_of_full_layers(space: GradientSpace, names: Sequence[str]) -> None:
         f"{name} (holds {', '.join(_held(space, layer))})" for name in names if (layer := space.layers[name]).frozen
     ]
     if full:
-        more = f" and {len(full) - 3} more" if len(full) > 3 else ""
         warnings.warn(
             f"task {space.tasks[-1]!r} needs more directions than {len(full)} of {len(space.layers)} layers have room "
-            f"for: {', '.join(full[:3])}{more}. They keep what they know and are frozen for later tasks",
+            f"for: {few(full)}. They keep what they know and are frozen for later tasks",
             FullSpaceWarning,
             stacklevel=3,
         )
@@ -218,12 +217,11 @@ def _check_fits(space: GradientSpace, model: nn.Module, names: Sequence[str], co
     new = [name for name in names if name not in space.layers]
     if not space.tasks or not new:
         return
-    more = f" and {len(new) - 1} more" if len(new) > 1 else ""
     if not known:
         of = f", but of {next(iter(space.layers))} and the like" if space.layers else ""
-        raise InputError(f"the given gradient space is not of {new[0]}{more}{of}; is it of a model named otherwise?")
+        raise InputError(f"the given gradient space is not of {few(new, 1)}{of}; is it of a model named otherwise?")
     warnings.warn(
-        f"the gradient space knows nothing of {new[0]}{more}: what the tasks {', '.join(space.tasks)} depend on there "
+        f"the gradient space knows nothing of {few(new, 1)}: what the tasks {', '.join(space.tasks)} depend on there "
         "is not protected",
         SpaceWarning,
         stacklevel=4,

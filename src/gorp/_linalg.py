@@ -55,13 +55,10 @@ def orthonormalize(columns: Tensor) -> Tensor:
 def orthonormalize_off(columns: Tensor, basis: Tensor) -> Tensor:
     """Orthonormal basis of what columns (..., d, k) span off a basis (..., d, s); twice, for round-off's sake.
 
-    Columns of zeros become fixed directions off the basis, at random: the axes that QR completes with may lie in it.
+    No column may lie in the basis: QR would complete the others with axes, which may lie in it, too.
     """
     if basis.shape[-1] == 0:
         return orthonormalize(columns)
-    width, count = columns.shape[-2:]
-    fixed = seeded_normal(width, count, 0).to(columns, non_blocking=True) / width**0.5
-    columns = torch.where((columns == 0).all(dim=-2, keepdim=True), fixed, columns)
     for _ in range(2):
         columns = orthonormalize(project_out(columns.mT, basis).mT)
     return columns
@@ -107,8 +104,11 @@ def dominant_subspace(
     signs = v.gather(-2, v.abs().argmax(dim=-2, keepdim=True)).sign()
     turned, v = turned * signs, v * signs
     is_signal = (sigma > NOISE * sigma[..., :1])[..., None, :rank]
-    leading = turned[..., :rank] * is_signal
-    u_columns, v_columns = orthonormalize(left @ leading), orthonormalize_off(v[..., :rank] * is_signal, basis)
+    leading, v_leading = turned[..., :rank] * is_signal, v[..., :rank] * is_signal
+    if basis.shape[-1]:
+        fixed = seeded_normal(v.shape[-2], rank, 0).to(v, non_blocking=True) / v.shape[-2] ** 0.5
+        v_leading = v_leading.where(is_signal, fixed)
+    u_columns, v_columns = orthonormalize(left @ leading), orthonormalize_off(v_leading, basis)
     return Dominant(u_columns, v_columns, leading.mT @ rows, v)
 
 

@@ -88,8 +88,16 @@ class Encoder:
         Raises:
             InputError: the model cannot learn it, for what it is, or one of its rows does not fit.
         """
+        self.all_rows(task)
+
+    def all_rows(self, task: Task) -> list[Row]:
+        """`row` of every example of a task.
+
+        Raises:
+            InputError: one does not fit; the message names the task.
+        """
         try:
-            self.rows([*task.train, *task.validation, *task.test])
+            return self.rows([*task.train, *task.validation, *task.test])
         except InputError as error:
             raise InputError(f"task {task.name!r}: {error}") from None
 

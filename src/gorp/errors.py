@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -63,6 +63,12 @@ def nearest_choice(problem: ErrorDetails) -> str:
     if problem["type"] != "literal_error" or not isinstance(problem["input"], str):
         return ""
     return nearest(problem["input"], re.findall(r"'([^']*)'", problem["ctx"]["expected"]))
+
+
+def few(names: Sequence[str], most: int = 3) -> str:
+    """Return ``"a, b, c and 4 more"``: the first names of many."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def first_problem(error: ValidationError) -> str:

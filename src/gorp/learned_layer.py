@@ -112,16 +112,17 @@ class LearnedLayer(ABC):
                 this step are added in place.
         """
         if INPUT in self.seen:
-            rows = self.finite_rows(INPUT)
+            rows = self.seen[INPUT]
             shown = torch.stack([self.space.input.project(rows).square().sum(), rows.square().sum()])
             energy += mean_over_ranks([shown])[0]
         free, whole = energy
         self.stride = torch.where(whole > 0, (free / whole) ** (self.config.damping / 2), 1.0)
 
-    def finite_rows(self, side: str) -> Tensor:
-        """``seen[side]``, zeros in place of rows that are not finite: their gradients may have been made so since."""
-        rows = self.seen[side]
-        return rows.where(rows.isfinite().all(dim=1, keepdim=True), 0.0)
+    def leave_out_infinite(self, side: str) -> None:
+        """Put zeros in place of rows of ``seen[side]`` that are not finite: their gradients were made so since."""
+        if side in self.seen:
+            rows = self.seen[side]
+            self.seen[side] = rows.where(rows.isfinite().all(dim=1, keepdim=True), 0.0)
 
     def seed_at(self, step: int) -> int:
         """The seed of what is drawn at a step of this task."""

@@ -82,18 +82,16 @@ class LabelMatcher(Encoder):
         Raises:
             InputError: some of its rows have no options, or do not fit, or not behind so many virtual tokens.
         """
-        examples = (*task.train, *task.validation, *task.test)
-        if not all(row.options for row in examples):
+        if not all(row.options for row in (*task.train, *task.validation, *task.test)):
             raise InputError(
                 f"task {task.name!r} has no list of labels, and an encoder can only choose among labels; "
                 "accepted: a task with labels, or a sequence-to-sequence or causal model"
             )
-        super().check(task)
-        if virtual_tokens and any(len(row.prompt) > self.most_tokens - virtual_tokens for row in self.rows(examples)):
+        room = self.most_tokens - virtual_tokens
+        if any(len(row.prompt) > room for row in self.all_rows(task)):
             raise InputError(
                 f"task {task.name!r} has texts too long for a model of {self.most_tokens} tokens, of which the method "
-                f"will take {virtual_tokens}; accepted: training.max_source_length up to "
-                f"{self.most_tokens - virtual_tokens}"
+                f"will take {virtual_tokens}; accepted: training.max_source_length up to {room}"
             )
 
     def row(self, example: Example) -> Row:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gorp._attach import learned_layers, unwrap
 from gorp._precision import without_autocast
 from gorp._tally import Tally, felt_and_whole
-from gorp.errors import MostlyBlockedWarning, NearlyFullWarning, SpaceWarning
+from gorp.errors import MostlyBlockedWarning, NearlyFullWarning, SpaceWarning, few
 from gorp.learned_layer import LearnedLayer
 from gorp.space import GradientSpace
 
@@ -161,10 +161,9 @@ def _columns_left(space: GradientSpace, name: str) -> Share:
 
 
 def _nearly_full(space: GradientSpace, left: Mapping[str, float]) -> str:
-    named = [f"{name} ({share:.0%} left)" for name, share in list(left.items())[:3]]
-    more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+    named = few([f"{name} ({share:.0%} left)" for name, share in left.items()])
     return (
-        f"{len(left)} of {len(space.layers)} layers are nearly full: {', '.join(named)}{more}. A layer that "
+        f"{len(left)} of {len(space.layers)} layers are nearly full: {named}. A layer that "
         "cannot hold what a task needs is frozen for later ones. To keep it learning, raise max_share (it is "
         f"{space.max_share:g}; model.gradient_space.max_share may be set), lower energy, or let more layers learn: "
         "docs/drop_in.md"

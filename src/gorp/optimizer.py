@@ -122,8 +122,9 @@ class GORPAdamW(Optimizer):
             if not params:
                 continue
             owners = [layer_of(p) for p in params]
-            for (layer, _), state in zip(owners, states, strict=True):
+            for (layer, side), state in zip(owners, states, strict=True):
                 layer.begin_step()
+                layer.leave_out_infinite(side)
                 if "energy" in state:
                     layer.set_stride(state["energy"])
             directions = _adam_directions(params, states, group["betas"], group["eps"])
@@ -153,7 +154,7 @@ class GORPAdamW(Optimizer):
     def _remember(layer: LearnedLayer, side: str, state: dict[str, Tensor]) -> None:
         """After the step: what the gradient showed joins the sketch, and the layer learns which step is next."""
         if side in layer.seen:
-            state["sketch"] = sketch(state["sketch"], layer.finite_rows(side))
+            state["sketch"] = sketch(state["sketch"], layer.seen[side])
         if side == INPUT:
             layer.refresh_at(layer.step + 1)
 

@@ -20,7 +20,7 @@ from gorp._taps import tap, weighed_inputs
 from gorp.checkpoint import model_fingerprint
 from gorp.config import GORPConfig
 from gorp.encoding import Encoder, Row, answer_loss
-from gorp.errors import GorpError, InputError
+from gorp.errors import GorpError, InputError, few
 from gorp.evaluation import check_finite, evaluating
 from gorp.layer_inputs import show_inputs
 from gorp.space import INPUT, GradientSpace, LayerSpace, Side
@@ -192,10 +192,9 @@ def check_covered(protected: Collection[str], learning: Sequence[str], path: str
         InputError: there are such.
     """
     if missing := [name for name in learning if name not in protected]:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise InputError(
-            f"{path}: does not protect layer {missing[0]}{more}, which learn{'' if more else 's'}; accepted: the space "
-            "that `gorp protect --config` makes with this run's configuration"
+            f"{path}: does not protect layer {few(missing, 1)}, which learn{'s' if len(missing) == 1 else ''}; "
+            "accepted: the space that `gorp protect --config` makes with this run's configuration"
         )
 
 

@@ -36,8 +36,21 @@ def run_stream(
     """
     join_ranks()  # before a device is chosen for the model
     tasks = stream if stream is not None else load_stream(config)
+    learner = learner_of(config, run_dir, progress)
+    if accept_breach:
+        learner.accept_breach()
+    learner.learn_stream(tasks)
+    return learner.record
+
+
+def learner_of(config: RunConfig, run_dir: str | Path, progress: Progress | None = None) -> ContinualLearner:
+    """The learner of a new run, or of an interrupted one, on the base model that ``config`` names.
+
+    Raises:
+        InputError: the configuration or the run folder does not fit.
+    """
     backbone = load_base(config)
-    learner = ContinualLearner(
+    return ContinualLearner(
         backbone.model,
         backbone.tokenizer,
         run_dir=run_dir,
@@ -45,8 +58,3 @@ def run_stream(
         progress=progress,
         reload=lambda: load_base(config).model,
     )
-    del backbone  # the learner may have to load another
-    if accept_breach:
-        learner.accept_breach()
-    learner.learn_stream(tasks)
-    return learner.record

@@ -7,7 +7,7 @@ from gorp.errors import GorpError, InputError
 from gorp.learner import ContinualLearner
 from gorp.methods import METHODS, load_method
 from gorp.progress import SilentProgress
-from gorp.run import run_stream
+from gorp.run import learner_of, run_stream
 from gorp.run_config import RunConfig
 from gorp.run_folder import RunFolder
 from gorp.run_setup import load_base, load_stream
@@ -48,18 +48,6 @@ class StopsInATask(SilentProgress):
             raise Stopped
 
 
-def new_learner(config, folder, progress):
-    base = load_base(config)
-    return ContinualLearner(
-        base.model,
-        base.tokenizer,
-        run_dir=folder,
-        config=config,
-        progress=progress,
-        reload=lambda: load_base(config).model,
-    )
-
-
 def left_by(run):
     """All tensors of the last stage, byte for byte: weights, what the method keeps, the space, held-out inputs."""
     folder = RunFolder.of_run(run)
@@ -77,7 +65,7 @@ def test_interrupted_or_not_it_comes_to_the_same_and_scores_the_same_on_another_
     config = settings(tiny_models, tiny_stream, name, kind)
     tasks = load_stream(config)[:2]
     whole = run_stream(config, tmp_path / "whole", tasks)
-    learner = new_learner(config, tmp_path / "stopped", StopsInATask(whole.stages[-1].index))
+    learner = learner_of(config, tmp_path / "stopped", StopsInATask(whole.stages[-1].index))
     if any(stage.steps for stage in whole.stages):
         with pytest.raises(Stopped):
             learner.learn_stream(tasks)
@@ -98,7 +86,7 @@ def test_a_learner_whose_training_was_broken_off_unsaved_begins_the_task_again(t
     config.training.save_every = 200
     tasks = load_stream(config)[:2]
     whole = run_stream(config, tmp_path / "whole", tasks)
-    learner = new_learner(config, tmp_path / "stopped", StopsInATask(1))
+    learner = learner_of(config, tmp_path / "stopped", StopsInATask(1))
     with pytest.raises(Stopped):
         learner.learn_stream(tasks)
     learner.learn_stream(tasks)
@@ -106,7 +94,7 @@ def test_a_learner_whose_training_was_broken_off_unsaved_begins_the_task_again(t
     assert left_by(tmp_path / "stopped") == left_by(tmp_path / "whole")
 
 
-def test_without_a_reload_it_asks_for_a_new_learner(tiny_models, tiny_stream, tmp_path):
+def test_without_a_reload_it_asks_for_a_learner_of(tiny_models, tiny_stream, tmp_path):
     config = settings(tiny_models, tiny_stream, "gorp", "seq2seq")
     tasks, base = load_stream(config)[:2], load_base(config)
     learner = ContinualLearner(

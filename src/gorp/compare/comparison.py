@@ -144,7 +144,7 @@ class Comparison:
         if kept is not None and kept.was_made_with(config):
             job.state, job.result = "done", kept
         else:
-            _take_up(job)
+            job.take_up()
         return job
 
     def _tuning_job(self, name: str, choice: dict[str, Any]) -> Job:
@@ -154,7 +154,7 @@ class Comparison:
         config = self.experiment.config(cell, [*self.settings, *chosen], tuning=True)
         place = self.folder / "tuning" / name / _folder_of(",".join(chosen))
         job = Job(f"tuning {name} {json.dumps(choice)}", _named(config, cell), place)
-        _take_up(job)
+        job.take_up()
         return job
 
     def _tuning(self, name: str) -> Tuning | None:
@@ -207,14 +207,6 @@ def _folder_of(choice: str) -> str:
     if name == choice and len(name) <= _LONGEST_NAME:
         return name
     return f"{name[:_LONGEST_NAME]}-{hashlib.blake2s(choice.encode(), digest_size=8).hexdigest()}"
-
-
-def _take_up(job: Job) -> None:
-    """As `Job.look`, but that a job whose folder holds other settings has failed, and leaves the others alone."""
-    try:
-        job.look()
-    except InputError as error:
-        job.state, job.note = "failed", str(error)
 
 
 def _named(config: RunConfig, cell: Cell) -> RunConfig:

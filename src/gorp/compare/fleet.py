@@ -64,6 +64,13 @@ class Job:
                 )
             self.result, self.state = result, "done"
 
+    def take_up(self) -> None:
+        """As `look`, but that a job whose folder holds other settings has failed, and leaves the others alone."""
+        try:
+            self.look()
+        except InputError as error:
+            self.state, self.note = "failed", str(error)
+
     def stages(self) -> tuple[int, int]:
         """How many stages are finished, and how many tasks there are; (0, 0) before the run has a record."""
         try:
@@ -146,10 +153,7 @@ def _start(job: Job, launcher: Launcher) -> CellProcess:
 
 
 def _finish(job: Job, code: int) -> None:
-    try:
-        job.look()
-    except InputError as error:
-        job.state, job.note = "failed", str(error)
+    job.take_up()
     if job.state in ("done", "failed"):
         return
     if code in (0, -signal.SIGTERM):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gorp._injection import ADAPTER
 from gorp._linalg import orthonormalize, project_out
-from gorp.errors import FullSpaceWarning
+from gorp.errors import FullSpaceWarning, few
 from gorp.layer_inputs import input_covariances
 from gorp.methods.base import MethodOptions
 from gorp.methods.inc_lora import IncLoRA
@@ -70,10 +70,9 @@ class InfLoRA(IncLoRA):
             layer.lora_B[ADAPTER].weight.requires_grad_(bool(A.any()))
         full = [name for name, layer in self._layers.items() if not layer.lora_B[ADAPTER].weight.requires_grad]
         if full:
-            more = f" and {len(full) - 3} more" if len(full) > 3 else ""
             warnings.warn(
                 f"task {task.name!r} has no input directions of its own in {len(full)} of {len(self._layers)} layers: "
-                f"{', '.join(full[:3])}{more}. They do not learn it",
+                f"{few(full)}. They do not learn it",
                 FullSpaceWarning,
                 stacklevel=2,
             )
