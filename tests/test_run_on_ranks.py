@@ -124,13 +124,15 @@ def fail(out: Path, rank: int, failing: int) -> None:
 
 @pytest.fixture(scope="module")
 def models(tiny_models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny models without dropout, which no two ranks could share."""
+    """The tiny models without dropout, which no two ranks could share, T5 with a head of its own, which can learn."""
     folder = tmp_path_factory.mktemp("models")
     for kind, path in tiny_models.items():
         backbone = load_backbone(str(path))
         for key in ("dropout_rate", "attention_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob"):
             if hasattr(backbone.model.config, key):
                 setattr(backbone.model.config, key, 0.0)
+        if kind == "seq2seq":
+            backbone.model.lm_head.weight = torch.nn.Parameter(1.5 * backbone.model.lm_head.weight.detach())
         backbone.model.save_pretrained(folder / kind)
         backbone.tokenizer.save_pretrained(folder / kind)
     return folder

@@ -125,8 +125,8 @@ def check_untied(model: nn.Module, names: Sequence[str]) -> None:
         shared = (other for other, value in parameters if value is weight and not other.startswith(f"{name}."))
         if other := next(shared, None):
             raise InputError(
-                f"layer {name} is tied to {other}: what it learns would change that, too; accepted: a base whose "
-                "config has tie_word_embeddings false, or targets without this layer"
+                f"layer {name} is tied to {other}: what it learns would change that, too; accepted: a base where it "
+                "has a weight of its own, or targets without this layer"
             )
 
 
