@@ -164,6 +164,8 @@ def test_a_task_adds_its_factors_and_nothing_that_earlier_ones_feel(tiny_models,
                 assert (change - learnt[name]).norm() <= leak_bound(change, before[name])
                 assert layer.holder.weight.equal(codes[name])
                 assert layer.holder.right.shape == (2 * (task + 1), 32)
+    with pytest.raises(InputError, match="keeps what it learnt beside a quantised weight"):
+        gorp.detach(model)
     assert all(basis.shape[1] for basis in kept.values())
 
 

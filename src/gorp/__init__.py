@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gorp._attach import attach, end_task, learned_layers, param_groups
+    from gorp._attach import attach, detach, end_task, learned_layers, param_groups
     from gorp.callback import GORPCallback
     from gorp.config import GORPConfig
     from gorp.errors import GorpError, InputError
@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "attach": "gorp._attach",
+    "detach": "gorp._attach",
     "end_task": "gorp._attach",
     "learned_layers": "gorp._attach",
     "param_groups": "gorp._attach",
@@ -47,6 +48,7 @@ __all__ = [
     "Task",
     "TaskStream",
     "attach",
+    "detach",
     "end_task",
     "learned_layers",
     "param_groups",

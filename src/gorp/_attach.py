@@ -13,9 +13,12 @@ from torch.optim import Optimizer
 
 from gorp._injection import inject_lora
 from gorp._precision import without_autocast
+from gorp._quantized import StackedLinear
 from gorp._ranks import check_same_on_all_ranks
+from gorp._rounding import REMAINDER
 from gorp._sketch import sketch_over_ranks, sketched_rows
 from gorp._taps import tap
+from gorp._weights import HasWeight
 from gorp.config import GORPConfig
 from gorp.errors import FullSpaceWarning, InputError, SpaceWarning, few
 from gorp.full_rank_linear import FullRankLinear
@@ -161,6 +164,52 @@ def end_task(model: nn.Module, optimizer: Optimizer, name: str) -> dict[str, int
     inner.restart()
     _warn_of_full_layers(space, [name for name in layers if name not in frozen_before])
     return added
+
+
+def detach(model: nn.Module) -> GradientSpace:
+    """Make every layer that learns an ``nn.Linear`` again, under its own name, in place; between two tasks.
+
+    What is left is a plain model with what was learnt in its weights: to be saved, or attached anew with other settings
+    and the space. Weights stay frozen; of bf16 ones what rounding dropped is let go. The optimizer's factors are gone.
+
+    Args:
+        model: attached, bare or wrapped.
+
+    Returns:
+        The space that earlier tasks left behind.
+
+    Raises:
+        ValueError: the model is not attached, or in the middle of a task.
+        InputError: a layer keeps what it learnt beside a weight in 4 or 8 bits. The model is as before then.
+    """
+    layers = learned_layers(model)
+    for name, layer in layers.items():
+        if isinstance(layer.holder, StackedLinear):
+            raise InputError(f"layer {name} keeps what it learnt beside a quantised weight, and cannot be made plain")
+        if layer.step:
+            raise ValueError(
+                f"layer {name} is in the middle of a task; call gorp.end_task(model, optimizer, name) first"
+            )
+    model = unwrap(model)
+    space: GradientSpace = model.gradient_space  # type: ignore[assignment]
+    for name, layer in layers.items():
+        _replace(model, name, _plain(layer.holder).train(model.training))
+    del model.gradient_space, model.learned_layers
+    if hasattr(model, "peft_config"):  # where peft put factors
+        del model.peft_config
+    return space
+
+
+def _plain(holder: HasWeight) -> nn.Linear:
+    """The layer whose weight was learnt, as torch has it."""
+    if isinstance(holder, nn.Linear):  # peft's factors stood beside it
+        if hasattr(holder, REMAINDER):
+            delattr(holder, REMAINDER)
+        return holder
+    full_rank = cast(FullRankLinear, holder)
+    linear = nn.Linear(full_rank.in_features, full_rank.out_features, bias=False, device="meta")
+    linear.weight, linear.bias = full_rank.weight, full_rank.bias
+    return linear
 
 
 def _check_trains(optimizer: GORPAdamW, layers: Mapping[str, LearnedLayer]) -> None:
