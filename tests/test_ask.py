@@ -10,7 +10,7 @@ from gorp.ask import ask, put
 from gorp.evaluation import Evaluator
 from gorp.run import run_stream
 from gorp.run_config import RunConfig
-from gorp.tasks.prompts import messages_example, prompt_example
+from gorp.tasks.prompts import Template, messages_example, prompt_example
 
 SYSTEM = ("system", "Answer with one word .")
 
@@ -33,6 +33,16 @@ def test_a_text_follows_the_turns_that_most_conversations_begin_with():
 def test_where_most_rows_are_no_conversations_a_text_is_no_turn():
     rows = [conversation(SYSTEM, ("user", "red cat")), prompt_example("red cat", "red"), prompt_example("a", "b")]
     assert put("red dog", rows) == put("red dog", []) == prompt_example("red dog", "")
+
+
+def test_a_text_that_is_never_cut_stands_between_the_lines_that_all_rows_share():
+    template = Template(instruction="Same or not ?", labels=("yes", "no"), passage="never (.*)")
+    rows = [template.example(f"one: the {word}\ntwo: a {word}", "yes") for word in ("cat", "dog", "bird")]
+    assert not any(start < end for start, end in (row.truncatable for row in rows))
+    asked = template.example("one: the cow\ntwo: a cow", "")
+    assert put("one: the cow\ntwo: a cow", rows).prompt == asked.prompt
+    assert put(asked.prompt, rows).prompt == asked.prompt
+    assert put("the cow", rows[:1]).prompt == "the cow"  # of one row nothing is known to be shared
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -105,6 +106,18 @@ def test_a_model_folder_is_never_unpickled_nor_run(tiny_models, tmp_path, damage
     with pytest.raises(InputError, match=f"model '{folder}': cannot be loaded .* weights as safetensors"):
         load_backbone(str(folder))
     assert not mark.exists()
+
+
+@pytest.mark.parametrize("kind", ["seq2seq", "causal", "encoder"])
+def test_weights_that_are_not_there_are_not_drawn(tiny_models, tmp_path, kind):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_models[kind], folder)
+    weights = load_file(folder / "model.safetensors")
+    lost = next(name for name in weights if "norm" in name.lower())
+    del weights[lost]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=f"its files lack {lost}, which would be random; accepted: a model with all"):
+        load_backbone(str(folder))
 
 
 def test_weights_load_in_bfloat16_when_asked(tiny_models):

@@ -1,10 +1,12 @@
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from gorp.backbones import load_backbone
 from gorp.encoding import IGNORED, Encoder, Row, answer_loss
 from gorp.errors import InputError
-from gorp.tasks import Example
+from gorp.tasks import Example, Task
 
 LONG = Example("What is named ? the the the the the the Answer:", "red green", (16, 39))
 SHORT = Example("a cat Answer:", "blue", (0, 5))
@@ -25,6 +27,38 @@ def test_answers_end_and_are_cut(backbone, encoder):
     long_answer = Example("a", "red red red red red", (0, 0))
     assert len(encoder.row(long_answer).answer) == 4
     assert encoder.row(long_answer).answer[-1] == 1
+
+
+def test_a_causal_answer_follows_a_blank_that_the_prompt_ends_in(tmp_path):
+    """With a tokenizer of bytes, where a blank is a token."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=alphabet[0])
+    size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    encoder = Encoder(LlamaForCausalLM(LlamaConfig(vocab_size=len(alphabet), **size)), fast)
+    for prompt, whole in [("Answer:", "Answer: yes"), ("def f():\n    ", "def f():\n    yes"), ("A: ", "A: yes")]:
+        row = encoder.row(Example(prompt, "yes", (0, 0)))
+        assert fast.decode([*row.prompt, *row.answer[:-1]]) == whole
+        assert encoder.option_ids(Example(prompt, "yes", (0, 0), options=("yes",))) == (row.answer,)
+
+
+def test_a_padding_token_that_the_model_lacks_is_not_used(backbone):
+    backbone.tokenizer.add_special_tokens({"pad_token": "<added>"})
+    assert Encoder(backbone.model, backbone.tokenizer).pad == backbone.tokenizer.eos_token_id
+
+
+def test_labels_that_would_be_cut_are_refused(encoder):
+    whole = Example("a", "red red red", (0, 0), options=("red red red", "red"))
+    encoder.check(Task("t", [whole], [], []))
+    cut = Example("a", "red", (0, 0), options=("red red red red", "red"))
+    with pytest.raises(
+        InputError, match=r"task 't': the answer 'red red red red' takes 5 tokens .* accepted: 5 or more"
+    ):
+        encoder.check(Task("t", [], [], [cut]))
+    alike = Example("a", "red", (0, 0), options=("red", "red "))
+    with pytest.raises(InputError, match=r"task 't': options 'red' and 'red ' are the same in token ids"):
+        encoder.check(Task("t", [], [], [alike]))
 
 
 def test_long_prompts_keep_question_and_cue(backbone):

@@ -29,6 +29,23 @@ def test_any_reference_counts():
 
 
 @pytest.mark.parametrize(
+    ("answer", "right", "options", "matches"),
+    [
+        ("c", "C", ("C", "Java"), True),
+        ("C", "C++", ("C", "C++", "C#"), False),  # the same without punctuation, which then counts
+        ("C++", "C++", ("C", "C++", "C#"), True),
+        ("1", "-1", ("-1", "0", "1"), False),
+        ("", "+", (), False),
+        (" + ", "+", (), True),
+        ("cafe\u0301", "caf\u00e9", (), True),  # what a tokenizer makes of it
+        ("\ufb01ne", "fine", ("fine", "bad"), True),
+    ],
+)
+def test_punctuation_counts_where_nothing_else_tells_answers_apart(answer, right, options, matches):
+    assert is_match(answer, replace(example(right), options=options)) is matches
+
+
+@pytest.mark.parametrize(
     ("answer", "references", "score"),
     [  # F = 2PR / (P + R), P and R the words in common, in order, over those of the answer and of the reference
         ("the cat sat", ["the cat sat"], 100),
@@ -79,6 +96,16 @@ def test_answers_are_those_of_plain_generate(backbone, tiny_stream):
         output = backbone.model.eval().generate(**inputs, max_new_tokens=2, do_sample=False)
         skip = inputs["input_ids"].shape[1] if backbone.kind == "causal" else 0
         assert given == backbone.tokenizer.decode(output[0, skip:], skip_special_tokens=True).strip()
+
+
+def test_settings_that_came_with_a_model_change_no_answer(backbone, tiny_stream):
+    examples = TaskStream.from_yaml(tiny_stream)[0].test[:6]
+    evaluator = Evaluator(backbone.model, Encoder(backbone.model, backbone.tokenizer))
+    plain = evaluator.predict(examples, max_new_tokens=4)
+    own = backbone.model.generation_config
+    own.repetition_penalty, own.no_repeat_ngram_size, own.forced_bos_token_id = 5.0, 1, 6
+    assert evaluator.predict(examples, max_new_tokens=4) == plain
+    assert backbone.model.generation_config is own
 
 
 @pytest.mark.parametrize("answers", ["generated", "options"])
@@ -195,7 +222,7 @@ def test_a_row_without_options_is_answered_as_before(backbone, tiny_stream):
 def test_options_that_cannot_be_told_apart_are_refused(backbone):
     encoder = Encoder(backbone.model, backbone.tokenizer, max_target_length=3)
     row = replace(example("red"), options=("red", "red green blue", "red green cat"))
-    with pytest.raises(InputError, match="'red green blue' and 'red green cat' are the same in token ids, cut at"):
+    with pytest.raises(InputError, match="'red green blue' and 'red green cat' are the same in token ids, 3 at most"):
         encoder.option_ids(row)
 
 

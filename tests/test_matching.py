@@ -172,6 +172,11 @@ def test_a_task_of_free_answers_is_refused_before_anything_is_scored(tiny_models
         matcher.row(free.train[0])
 
 
+def test_labels_that_are_the_same_to_the_model_are_refused(matcher):
+    with pytest.raises(InputError, match="task 't': options 'here' and 'there' are the same in token ids"):
+        matcher.check(Task("t", [example("a cat", "here", ("here", "there"))], [], []))  # both unknown
+
+
 def test_texts_are_cut_to_the_models_positions(backbone):
     long = example("the " * 100, "red", COLOURS)
     assert len(LabelMatcher(backbone.model, backbone.tokenizer, 512).row(long).prompt) == 64

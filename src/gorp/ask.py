@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 
 from gorp.errors import InputError
@@ -12,7 +13,8 @@ from gorp.launch import join_ranks
 from gorp.learnt_model import LearntModel, find_task, open_learnt
 from gorp.likelihood import check_likelihoods
 from gorp.matching import LabelMatcher
-from gorp.tasks import Example
+from gorp.run_folder import RunFolder
+from gorp.tasks import Example, Task
 from gorp.tasks.prompts import messages_example, prompt_example, without_options
 
 
@@ -40,7 +42,8 @@ def ask(
     """
     learnt = open_learnt(run, task=task, model=model, device=join_ranks())
     encoder, evaluator = learnt.learning.encoder, learnt.learning.evaluator
-    rows = _rows(learnt, task) if task is not None else []
+    known = kept_task(learnt.folder, task) if task is not None else None
+    rows = [*known.test, *known.validation] if known else []
     examples = [put(prompt, rows) for prompt in prompts]
     if isinstance(encoder, LabelMatcher):
         examples = [_with_labels(example, options, rows, learnt) for example in examples]
@@ -60,14 +63,34 @@ def put(text: str, rows: Sequence[Example]) -> Example:
     """
     if 2 * sum(bool(row.messages) for row in rows) > len(rows):
         return messages_example((*_opening(rows), ("user", text)), "")
-    around = Counter(
-        (row.prompt[:start], row.prompt[end:]) for row in rows for start, end in (row.truncatable,) if start < end
-    )
-    ((head, tail), count) = around.most_common(1)[0] if around else (("", ""), 0)
-    is_whole = bool(head) and text.startswith(head)
-    if is_whole or 2 * count <= len(rows):
+    head, tail = _around(rows)
+    is_whole = text.startswith(head) and (bool(head) or text.endswith(tail))
+    if is_whole:
         return prompt_example(text, "")
     return Example(f"{head}{text}{tail}", "", (len(head), len(head) + len(text)))
+
+
+def _around(rows: Sequence[Example]) -> tuple[str, str]:
+    """What stands before the texts of most rows, and behind: of texts that are never cut, the lines that all share."""
+    spans = Counter(
+        (row.prompt[:start], row.prompt[end:]) for row in rows for start, end in (row.truncatable,) if start < end
+    )
+    (around, count) = spans.most_common(1)[0] if spans else (("", ""), 0)
+    if 2 * count > len(rows):
+        return around
+    prompts = list({row.prompt for row in rows})
+    if len(prompts) < 2:
+        return "", ""
+    lines = [prompt.split("\n") for prompt in prompts]
+    head = "".join(f"{line}\n" for line in _shared(lines))
+    tail = "".join(f"\n{line}" for line in reversed(_shared([own[::-1] for own in lines])))
+    return head, tail
+
+
+def _shared(lines: Sequence[Sequence[str]]) -> list[str]:
+    """The lines that all begin with."""
+    columns = takewhile(lambda column: len(set(column)) == 1, zip(*lines, strict=False))
+    return [column[0] for column in columns]
 
 
 def _opening(rows: Sequence[Example]) -> tuple[tuple[str, str], ...]:
@@ -76,11 +99,14 @@ def _opening(rows: Sequence[Example]) -> tuple[tuple[str, str], ...]:
     return max((turns for turns, count in begun.items() if 2 * count > len(rows)), key=len, default=())
 
 
-def _rows(learnt: LearntModel, task: str) -> list[Example]:
-    """Rows of a task that the run keeps."""
-    tasks = learnt.folder.tasks()
-    known = tasks[find_task([known.name for known in tasks], task)]
-    return [*known.test, *known.validation]
+def kept_task(folder: RunFolder, name: str) -> Task:
+    """A task of a run by its name or number, with the rows that the run keeps of it.
+
+    Raises:
+        InputError: the run has not learnt such a task.
+    """
+    tasks = folder.tasks()
+    return tasks[find_task([known.name for known in tasks], name)]
 
 
 def _with_labels(example: Example, options: Sequence[str], rows: Sequence[Example], learnt: LearntModel) -> Example:

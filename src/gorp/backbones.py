@@ -28,7 +28,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils.hub import cached_file
 
 from gorp._quantized import ready_to_learn
-from gorp.errors import InputError, nearest
+from gorp.errors import InputError, few, nearest
 from gorp.targets import block_layers, describe_layers, linear_names
 
 Kind = Literal["seq2seq", "causal", "encoder"]
@@ -82,7 +82,8 @@ def load_backbone(
         whole_layers: given the model, without its weights, tells which of these layers stay as they are.
 
     Raises:
-        InputError: there is no such model, it is damaged, it is of another kind, or a package is not installed.
+        InputError: there is no such model, it is damaged, lacks weights or is of another kind, or a package is not
+            installed.
     """
     if dtype not in DTYPES:
         raise InputError(f"unknown dtype {dtype!r}{nearest(dtype, DTYPES)}; accepted: {', '.join(DTYPES)}")
@@ -92,7 +93,7 @@ def load_backbone(
         kind = kind_of_config(config)
         settings = {"quantization_config": _quantization(quantize, config, dtype, whole_layers)} if quantize else {}
         load = partial(_LOADERS[kind].from_pretrained, trust_remote_code=False, use_safetensors=True)
-        model = cast(PreTrainedModel, load(source, config=config, dtype=DTYPES[dtype], **settings))
+        model, told = load(source, config=config, dtype=DTYPES[dtype], output_loading_info=True, **settings)
         tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(source, trust_remote_code=False))
     except InputError:
         raise
@@ -103,6 +104,11 @@ def load_backbone(
             "with config.json, weights as safetensors (no other form is read) and tokenizer of a sequence-to-sequence "
             f"model, a causal one or an encoder, or a hub id{nearest(name_or_path, known_models())}"
         ) from None
+    if lacking := sorted(key for key in told["missing_keys"] if not key.startswith("pooler.")):
+        raise InputError(
+            f"model {name_or_path!r}: its files lack {few(lacking, 1)}, which would be random; accepted: a model with "
+            "all of its weights"
+        )
     _without_pooler(model)
     ready_to_learn(model)
     return Backbone(name_or_path, model, tokenizer)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -63,13 +63,15 @@ class Encoder:
         self.tokenizer = tokenizer
         self.kind = kind_of(model)
         self.end = self.closing_id(tokenizer)
-        self.pad = self.end if tokenizer.pad_token_id is None else _first_id(tokenizer.pad_token_id)
+        known = cast(torch.nn.Embedding, model.get_input_embeddings()).num_embeddings
+        pad = self.end if tokenizer.pad_token_id is None else _first_id(tokenizer.pad_token_id)
+        self.pad = pad if pad < known else self.end  # one that was added to the tokenizer alone
         start = getattr(model.config, "decoder_start_token_id", None)
         self.decoder_start = self.pad if start is None else _first_id(start)
         self.keeps_last_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
-        self._max_source_length = max_source_length
+        self.max_source_length = max_source_length
         self._max_target_length = max_target_length
-        self._options: dict[tuple[tuple[str, ...], bool], tuple[tuple[int, ...], ...]] = {}
+        self._options: dict[tuple[tuple[str, ...], bool, bool], tuple[tuple[int, ...], ...]] = {}
 
     @staticmethod
     def closing_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -86,9 +88,17 @@ class Encoder:
             virtual_tokens: that a method will put before its prompts. Generating models have no limit to them.
 
         Raises:
-            InputError: the model cannot learn it, for what it is, or one of its rows does not fit.
+            InputError: the model cannot learn it, for what it is, or one of its rows does not fit, or an option of one
+                would be cut, or be the same as another to the model.
         """
         self.all_rows(task)
+        options = {option: row for row in (*task.train, *task.validation, *task.test) for option in row.options}
+        for option, row in options.items():
+            if (length := len(self.answer_ids(option, row)) + 1) > self._max_target_length:
+                raise InputError(
+                    f"task {task.name!r}: the answer {option!r} takes {length} tokens with the end, more than "
+                    f"training.max_target_length = {self._max_target_length}; accepted: {length} or more"
+                )
 
     def all_rows(self, task: Task) -> list[Row]:
         """`row` of every example of a task.
@@ -96,8 +106,11 @@ class Encoder:
         Raises:
             InputError: one does not fit; the message names the task.
         """
+        examples = [*task.train, *task.validation, *task.test]
         try:
-            return self.rows([*task.train, *task.validation, *task.test])
+            for example in examples:
+                self.option_ids(example)
+            return self.rows(examples)
         except InputError as error:
             raise InputError(f"task {task.name!r}: {error}") from None
 
@@ -109,7 +122,7 @@ class Encoder:
 
     def row(self, example: Example) -> Row:
         """The example in token ids; a long prompt is cut where it may be, a long answer at its end."""
-        prompt = encode(example, self.tokenizer, self._max_source_length)
+        prompt = encode(example, self.tokenizer, self.max_source_length)
         return Row(tuple(prompt), self.closed_answer(example.answer, example))
 
     def rows(self, examples: Sequence[Example]) -> list[Row]:
@@ -117,11 +130,15 @@ class Encoder:
         return [self.row(example) for example in examples]
 
     def answer_ids(self, answer: str, example: Example) -> list[int]:
-        """Ids of an answer to ``example``, without the end: a causal model says it as it would follow the cue."""
+        """Ids of an answer to ``example``, without the end: a causal model says it as it would follow the cue.
+
+        That is after a blank, if the prompt does not end in one.
+        """
         if self.kind == "seq2seq" or (example.messages and self.tokenizer.chat_template):
             return _ids(self.tokenizer, answer)
-        cue, whole = _ids(self.tokenizer, _CUE), _ids(self.tokenizer, f"{_CUE} {answer}")
-        return whole[len(cue) :] if whole[: len(cue)] == cue else _ids(self.tokenizer, f" {answer}")
+        follows = answer if _ends_in_blank(example) else f" {answer}"
+        cue, whole = _ids(self.tokenizer, _CUE), _ids(self.tokenizer, f"{_CUE}{follows}")
+        return whole[len(cue) :] if whole[: len(cue)] == cue else _ids(self.tokenizer, follows)
 
     def closed_answer(self, answer: str, example: Example) -> tuple[int, ...]:
         """`answer_ids`, cut where they are too long, and the end."""
@@ -133,16 +150,15 @@ class Encoder:
         Raises:
             InputError: two options cannot be told apart.
         """
-        key = (example.options, bool(example.messages))
+        key = (example.options, bool(example.messages), _ends_in_blank(example))
         if key not in self._options:
             known: dict[tuple[int, ...], str] = {}
             for option in example.options:
                 ids = self.closed_answer(option, example)
                 if ids in known:
                     raise InputError(
-                        f"options {known[ids]!r} and {option!r} are the same in token ids, cut at "
-                        f"training.max_target_length = {self._max_target_length}; accepted: options that differ there, "
-                        "or evaluation.answers 'generated'"
+                        f"options {known[ids]!r} and {option!r} are the same in token ids, "
+                        f"{self._max_target_length} at most (training.max_target_length); accepted: options that differ"
                     )
                 known[ids] = option
             self._options[key] = tuple(known)
@@ -213,6 +229,10 @@ def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids
+
+
+def _ends_in_blank(example: Example) -> bool:
+    return example.prompt[-1:].isspace()
 
 
 def _first_id(ids: int | Sequence[int]) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import string
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -28,13 +30,29 @@ AnswerPart = Callable[["Prompts", Sequence[int]], list[str]]
 
 
 def normalise(answer: str) -> str:
-    """Lower case, no punctuation, single spaces."""
-    return " ".join(answer.lower().translate(_NO_PUNCTUATION).split())
+    """Lower case, no punctuation, single spaces, and characters as Unicode's NFKC has them, as most tokenizers do."""
+    return " ".join(unicodedata.normalize("NFKC", answer).lower().translate(_NO_PUNCTUATION).split())
 
 
 def is_match(answer: str, example: Example) -> bool:
-    """Whether an answer equals the example's, or another accepted one, after normalisation."""
-    return normalise(answer) in {normalise(accepted) for accepted in (example.answer, *example.references)}
+    """Whether an answer equals the example's, or another accepted one, after normalisation.
+
+    Where that leaves nothing of an accepted answer (``+``), or makes two options one (``C`` and ``C++``), they are
+    compared as they stand, but for blanks.
+    """
+    accepted = (example.answer, *example.references)
+    form = normalise if all(map(normalise, accepted)) and _stay_apart(example.options) else _single_spaced
+    return form(answer) in map(form, accepted)
+
+
+@cache
+def _stay_apart(options: tuple[str, ...]) -> bool:
+    """Whether no two options are the same once normalised."""
+    return len(set(map(normalise, options))) == len(options)
+
+
+def _single_spaced(answer: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", answer).split())
 
 
 def exact_match(answers: Sequence[str], examples: Sequence[Example]) -> float:
@@ -165,9 +183,10 @@ class Evaluator:
         )
         inputs = self._inputs(prompts, part)
         checks = LogitsProcessorList([_refuse_not_finite])
-        generated: torch.Tensor = self.model.generate(  # type: ignore[operator]
-            **inputs, generation_config=settings, logits_processor=checks, synced_gpus=has_spread(self.model)
-        )
+        with _without_settings_of_its_own(self.model):
+            generated: torch.Tensor = self.model.generate(  # type: ignore[operator]
+                **inputs, generation_config=settings, logits_processor=checks, synced_gpus=has_spread(self.model)
+            )
         prompt_length = inputs["input_ids"].shape[1] if self.encoder.kind == "causal" else 0
         texts = self.encoder.tokenizer.batch_decode(generated[:, prompt_length:], skip_special_tokens=True)
         return ["\n".join(text.strip().split("\n")[: prompts.max_lines]).strip() for text in texts]
@@ -234,6 +253,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
+
+
+@contextmanager
+def _without_settings_of_its_own(model: PreTrainedModel) -> Iterator[None]:
+    """Without what came with a model, such as a penalty on repetitions: ``generate`` takes it where not told."""
+    own = model.generation_config
+    model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]  # transformers
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def without_gradients(model: nn.Module) -> AbstractContextManager[object]:

@@ -36,7 +36,7 @@ def read_texts(path: Path, column: str = "text") -> list[str]:
     """
     if path.name.endswith(".txt"):
         try:
-            paragraphs = [part.strip() for part in path.read_text(encoding="utf-8").split("\n\n")]
+            paragraphs = [part.strip() for part in path.read_text(encoding="utf-8-sig").split("\n\n")]
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: cannot be read ({error}); accepted: text in UTF-8") from None
         texts = [part for part in paragraphs if part]

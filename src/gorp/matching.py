@@ -105,13 +105,13 @@ class LabelMatcher(Encoder):
                 "an encoder can only choose among labels, and a row has none; accepted: rows of a task with labels. "
                 f"The prompt ends: {example.prompt[-60:]!r}"
             )
-        text = encode(without_options(example), self.tokenizer, self._max_source_length)
-        return Row(tuple(text), self.name_ids(example.answer), tuple(map(self.name_ids, example.options)))
+        text = encode(without_options(example), self.tokenizer, self.max_source_length)
+        return Row(tuple(text), self.name_ids(example.answer), self.option_ids(example))
 
     def name_ids(self, label: str) -> tuple[int, ...]:
         """Ids of a label's name, special tokens included."""
         if label not in self._names:
-            longest = min(self._max_target_length, self._max_source_length)
+            longest = min(self._max_target_length, self.max_source_length)
             ids: list[int] = self.tokenizer(label, truncation=True, max_length=longest)["input_ids"]
             self._names[label] = tuple(ids)
         return self._names[label]
@@ -119,6 +119,10 @@ class LabelMatcher(Encoder):
     def answer_ids(self, answer: str, example: Example) -> list[int]:
         """`name_ids`: a label is called the same in every row."""
         return list(self.name_ids(answer))
+
+    def closed_answer(self, answer: str, example: Example) -> tuple[int, ...]:
+        """`name_ids`, too: nothing closes a name."""
+        return self.name_ids(answer)
 
     def training_batch(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         """Texts, the names of all labels that any row may be answered with (the classes), and which is the right one.

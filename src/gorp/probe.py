@@ -235,9 +235,10 @@ def sampled_steps(workload: Workload) -> list[Sequence[Pass]]:
         return sum(map(padded_tokens, step))
 
     steps = sorted((step for load in workload.stages for step in load.steps), key=size)
-    whole = [step for step in steps if len(step) == workload.stages[0].passes_per_step]
-    if not whole:
+    if not steps:
         return []
+    most = max(map(len, steps))
+    whole = [step for step in steps if len(step) == most]
     places = [round((len(whole) - 1) * place / (STEPS - 1)) for place in range(STEPS)]
     return [whole[place] for place in (places[STEPS // 2], *(places[index * 7 % STEPS] for index in range(STEPS)))]
 

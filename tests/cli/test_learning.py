@@ -47,6 +47,15 @@ def test_run_learn_and_evaluate(gorp, config, tmp_path):
     code, out, err = gorp("evaluate", run, "--task", "size", "--task", "act", "--quiet")
     assert (code, [line.split()[0] for line in out.splitlines()], err) == (0, ["size", "act"], "")
     assert gorp("evaluate", run, "--data", rows, "--quiet")[1].split()[0] == "size"
+    later = tmp_path / "later.jsonl"
+    kept = (run / "task-04-size" / "test.jsonl").read_text().splitlines()
+    texts = [json.loads(row)["prompt"].split("\n")[-2] for row in kept]
+    later.write_text("".join(json.dumps({"text": text, "label": text.split()[1]}) + "\n" for text in texts))
+    asked = gorp("evaluate", run, "--task", "size", "--data", later, "--quiet")
+    assert asked[1] == gorp("evaluate", run, "--task", "size", "--quiet")[1]
+    later.write_text(json.dumps({"text": "a red cat", "label": "red"}))
+    code, out, err = gorp("evaluate", run, "--task", "size", "--data", later, "--quiet")
+    assert code == 2 and "later.jsonl:1: label 'red' is not one of big, small" in err
 
 
 def test_mistakes_end_with_2_and_one_line(gorp, config, tmp_path):
@@ -58,6 +67,10 @@ def test_mistakes_end_with_2_and_one_line(gorp, config, tmp_path):
         (("learn", tmp_path, "x.jsonl"), "no run here"),
         (("evaluate", tmp_path), "no run here"),
         (("evaluate", tmp_path, "--metric", "rouge_l"), "--metric is for the rows of --data"),
+        (
+            ("evaluate", tmp_path, "--data", "x", "--split", "test"),
+            "--data: all its rows are scored; accepted: no --split",
+        ),
         (("demo", "--methods", "gorp,jiont"), "unknown method 'jiont' (did you mean 'joint'?)"),
     ]:
         code, out, err = gorp(*arguments)

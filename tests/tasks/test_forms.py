@@ -50,6 +50,22 @@ def test_messages():
     assert (row.form, row.turns, row.answer) == ("messages", (("system", "s"), ("user", "u")), "a")
 
 
+def test_the_parts_of_a_message_are_joined():
+    said = [{"type": "text", "text": "a "}, {"type": "text", "text": "b"}]
+    (row,) = rows({"messages": [{"role": "user", "content": said}, {"role": "assistant", "content": "c"}]})
+    assert row.turns == (("user", "a b"),)
+    image = [{"type": "image", "image": "cat.png"}]
+    message = failure(rows, {"messages": [{"role": "user", "content": image}, {"role": "assistant", "content": "c"}]})
+    assert message.startswith(
+        "f.jsonl:1: the content of a message must be a text, or parts of text, found [{'type': 'image'"
+    )
+
+
+def test_blanks_around_a_label_are_none_of_it():
+    assert [row.answer for row in rows({"text": "t", "label": "A "}, {"text": "u", "label": "A"})] == ["A", "A"]
+    assert rows({"prompt": "t", "completion": " a"})[0].answer == " a"
+
+
 def test_columns_rename():
     (row,) = rows({"review": "t", "stars": 5}, columns={"text": "review", "label": "stars"})
     assert (row.text, row.answer) == ("t", "5")
@@ -68,6 +84,8 @@ def test_rows_without_text_or_answer_are_left_out_where_one_says_so():
         {"text": " ", "label": "A"},
         {"text": "u", "label": None},
         {"text": "v", "label": float("nan")},
+        {"text": "w", "label": []},
+        {"text": "x", "label": [""]},
     ]
     records = [Record(f"f:{line}", row) for line, row in enumerate(values)]
     assert [row.text for row in to_rows(records, skip_incomplete=True)] == ["t"]

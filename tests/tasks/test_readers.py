@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import struct
 
 import pyarrow
 import pyarrow.parquet
@@ -69,6 +70,28 @@ def test_columns_without_a_name_may_be_several(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text("text,label,,\na,b,,\n")
     assert read_records(path)[0].values == {"text": "a", "label": "b", "": ""}
+
+
+@pytest.mark.parametrize("text", ["x" * 150_000, "a, b; c"])
+def test_a_cell_is_as_long_as_its_text(tmp_path, text):
+    path = tmp_path / "a.csv"
+    path.write_text(f'text,label\n"{text}",A\n')
+    assert read_records(path)[0].values == {"text": text, "label": "A"}
+
+
+def test_tabs_part_a_tsv_and_old_line_ends_its_rows(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_bytes(b"text, cleaned\tlabel, gold, or not\ra\tb\r")
+    assert [record.values for record in read_records(path)] == [{"text, cleaned": "a", "label, gold, or not": "b"}]
+
+
+def test_a_parquet_column_that_is_no_text_is_an_error(tmp_path):
+    path = tmp_path / "a.parquet"
+    ends, content = struct.pack("<ii", 0, 1), b"\xff"
+    broken = pyarrow.Array.from_buffers(pyarrow.string(), 1, [None, *map(pyarrow.py_buffer, (ends, content))])
+    pyarrow.parquet.write_table(pyarrow.table({"text": broken}), path)
+    with pytest.raises(InputError, match="not a readable Parquet file"):
+        read_records(path)
 
 
 def test_super_natural_instructions_instances(tmp_path):

@@ -135,6 +135,14 @@ def test_names_of_streams():
             "tasks: [{path: a, labels: [yes, no]}]",
             ": key 'tasks[0].labels[0]': Input should be a valid string, found True; put it in quotes (and 1 more)",
         ),
+        (
+            "tasks: [{builtin: topic, labels: [x]}]",
+            ": key 'tasks[0]': a built-in task is as it is, and takes no labels",
+        ),
+        (
+            "tasks: [{path: news.jsonl}]\ndata: here",
+            ": data is the folder of a benchmark's data, and there is no benchmark",
+        ),
         ("tasks: [{path: ../a.jsonl}]", ": key 'tasks[0].path': '../a.jsonl' leaves the folder of the file"),
         ("tasks: [{path: a, test: /a.jsonl}]", ": key 'tasks[0].test': '/a.jsonl' leaves the folder"),
         ("unseen: [{path: a/../../b}]\ntasks: [{path: a}]", ": key 'unseen[0].path': 'a/../../b' leaves the folder"),

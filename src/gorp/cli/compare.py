@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gorp.cli.shared import parse_list
 from gorp.errors import InputError, nearest
 from gorp.preemption import stopped_by
 
@@ -117,7 +118,9 @@ def command(
     folder = out or Path("runs") / declared.name
     kept = read_results(keep_in) if keep_in else None
     with locked(folder / LOCK, COMPARES):
-        comparison = Comparison(declared, folder, settings or [], _names(only), _names(streams), _numbers(seeds), kept)
+        comparison = Comparison(
+            declared, folder, settings or [], parse_list(only), parse_list(streams), _numbers(seeds), kept
+        )
         if keep_in and any(config.evaluation.split != "test" for config in comparison.configs.values()):
             raise InputError("--keep is for results on test rows; evaluation.split is validation")
         if not quiet:
@@ -202,12 +205,8 @@ def _show(
             print(f"plots: {len(pictures)} in {png}")
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 def _numbers(text: str) -> list[int]:
     try:
-        return [int(part) for part in text.split(",") if part.strip()]
+        return [int(part) for part in parse_list(text)]
     except ValueError:
         raise InputError(f"--seeds {text}: expected whole numbers between commas, such as 0,1,2") from None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gorp.cli.completion import streams
+from gorp.cli.shared import parse_list
 
 if TYPE_CHECKING:
     from gorp.tasks import Task, TaskStream
@@ -71,7 +72,7 @@ def _load(target: str, data: Path | None, labels: str | None) -> TaskStream:
     if target.endswith((".yaml", ".yml")):
         return TaskStream.from_yaml(target, data_dir=data)
     if target.startswith(HUB) or Path(target).exists() or Path(target).suffix:
-        listed = None if labels is None else [label.strip() for label in labels.split(",") if label.strip()]
+        listed = None if labels is None else parse_list(labels)
         return TaskStream(target, [read_task(target, labels=listed)])
     return TaskStream.from_name(target, data_dir=data)
 

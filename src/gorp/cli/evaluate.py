@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gorp.cli.completion import run_folders
 from gorp.cli.shared import is_first_process, progress_only
 from gorp.errors import InputError
+
+if TYPE_CHECKING:
+    from gorp.learner import ContinualLearner
 
 
 def command(
@@ -20,11 +24,15 @@ def command(
     task: Annotated[
         list[str] | None, typer.Option(help="Score this task; may be repeated.", show_default="all tasks")
     ] = None,
-    split: Annotated[str, typer.Option(help="Rows to score on: test or validation.")] = "test",
-    data: Annotated[str | None, typer.Option(help="Score the rows of this file or folder instead.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Rows to score on: test or validation.", show_default="test")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Score the rows of this file or folder instead, put as those of --task are.")
+    ] = None,
     metric: Annotated[
         str | None,
-        typer.Option(help="How rows of --data are scored: exact_match or rouge_l.", show_default="exact_match"),
+        typer.Option(help="How rows of --data are scored: exact_match or rouge_l.", show_default="as of --task"),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Where the base model is now.", show_default="as in the run")
@@ -45,6 +53,7 @@ def command(
     \b
     Examples:
       gorp evaluate runs/desk --task refunds --split validation
+      gorp evaluate runs/desk --task refunds --data this_week.jsonl
       gorp evaluate runs/desk --general held_out.jsonl
       gorp evaluate runs/desk --lm-eval hellaswag,arc_easy
     """
@@ -57,24 +66,40 @@ def command(
         return
     from gorp.launch import leave_ranks
     from gorp.learner import ContinualLearner
-    from gorp.tasks import read_task
 
     if metric is not None and data is None:
         raise InputError("--metric is for the rows of --data; the tasks of a run are scored each by its own")
+    if data is not None and (split is not None or len(task or ()) > 1):
+        raise InputError("--data: all its rows are scored; accepted: no --split, and one --task at most")
     with progress_only(quiet) as progress:
         learner = ContinualLearner.of_run(run, progress=progress, model=model)
         if data is None:
-            scores = learner.evaluate(task or (), split)
+            scores = learner.evaluate(task or (), split or "test")
         else:
-            other = read_task(data, metric=metric or "exact_match")
-            rows = [*other.train, *other.validation, *other.test]
-            scores = {other.name: learner.score(rows, other.name, other.metric)}
+            scores = _scores_of_data(learner, data, task[0] if task else None, metric)
     leave_ranks()
     if not is_first_process():
         return
     width = max(map(len, scores), default=0)
     for name, score in scores.items():
         print(f"{name:<{width}}  {'not measured' if score is None else f'{score:5.1f}'}")
+
+
+def _scores_of_data(
+    learner: ContinualLearner, data: str, task: str | None, metric: str | None
+) -> dict[str, float | None]:
+    from gorp.ask import kept_task, put
+    from gorp.tasks import read_examples
+    from gorp.tasks.task import check_metric
+
+    known = kept_task(learner.folder, task) if task is not None else None
+    if known is None:
+        name, examples = Path(data).name.split(".")[0], read_examples(data)
+    else:
+        name = known.name
+        examples = read_examples(data, known.labels, partial(put, rows=[*known.test, *known.validation]))
+    scored_by = check_metric(metric or (known.metric if known else "exact_match"))
+    return {name: learner.score(examples, name, scored_by)}
 
 
 def _print_losses(run: Path, text: Path, model: str | None) -> None:

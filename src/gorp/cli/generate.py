@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gorp.cli.shared import progress_only
+from gorp.cli.shared import parse_list, progress_only
 from gorp.errors import InputError
 
 
@@ -46,7 +46,7 @@ def command(
     given = prompts or [sys.stdin.read().rstrip("\n")]
     if not all(prompt.strip() for prompt in given):
         raise InputError("no prompt: give one, or send it to standard input")
-    chosen = [option.strip() for option in (options or "").split(",") if option.strip()]
+    chosen = parse_list(options)
     with progress_only(quiet=True):
         answers = ask(run, given, chosen, task, max_new_tokens, model)
     print(*answers, sep="\n")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from gorp.cli.completion import run_folders
-from gorp.cli.shared import is_first_process, parse_columns, progress_only, reporting_breach
+from gorp.cli.shared import is_first_process, parse_columns, parse_list, progress_only, reporting_breach
 from gorp.preemption import stopped_by
 
 
@@ -24,7 +24,9 @@ def command(
     columns: Annotated[
         str | None, typer.Option(metavar="text=COLUMN,label=COLUMN", help="What DATA calls its columns.")
     ] = None,
-    labels: Annotated[str | None, typer.Option(help="Its labels, between commas.", show_default="as in DATA")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Its labels, between commas; '' for free answers.", show_default="as in DATA")
+    ] = None,
     instruction: Annotated[str | None, typer.Option(help="What its prompts begin with.")] = None,
     metric: Annotated[str, typer.Option(help="How its answers are scored: exact_match or rouge_l.")] = "exact_match",
     test: Annotated[Path | None, typer.Option(help="Test rows.", show_default="split from DATA")] = None,
@@ -67,10 +69,11 @@ def command(
             data,
             name=name,
             columns=parse_columns(columns) if columns is not None else None,
-            labels=[label.strip() for label in labels.split(",")] if labels is not None else None,
+            labels=None if labels is None else parse_list(labels),
             instruction=instruction,
             test=test,
             metric=metric,
+            name_task_in_prompt=rows.name_task_in_prompt,
             limits=Limits(rows.train_rows, rows.test_rows, rows.validation_rows, learner.config.seed),
         )
         if accept_breach:

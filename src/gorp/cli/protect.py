@@ -21,7 +21,7 @@ def command(
     out: Annotated[Path, typer.Option(help="The space, for a run's key 'protect'.")] = Path("space.safetensors"),
     energy: Annotated[
         float | None,
-        typer.Option(help="Share of the text's energy to protect, 0 to 1.", show_default="asked for, 0.9"),
+        typer.Option(help="Share of the text's energy to protect, 0 to 1.", show_default="asked for, 0.7"),
     ] = None,
     column: Annotated[str, typer.Option(help="The column that holds the text.")] = "text",
     config: Annotated[
@@ -58,9 +58,9 @@ def command(
     with progress_only(quiet) as progress:
         backbone = load_base(run)
         encoder = make_encoder(backbone.model, backbone.tokenizer, run.training.max_source_length, 50)
-        rows = pretraining_rows(encoder, texts, run.training.max_source_length, run.seed, str(text))
+        rows = pretraining_rows(encoder, texts, encoder.max_source_length, run.seed, str(text))
         chosen = GORP(run).settings(backbone.model)
-        progress.message(f"{len(texts)} texts, {len(rows)} rows of at most {run.training.max_source_length} tokens")
+        progress.message(f"{len(texts)} texts, {len(rows)} rows of at most {encoder.max_source_length} tokens")
         on_step = partial(progress.evaluation_step, text.name)
         memories = remember_base(backbone.model, encoder, rows, chosen, run.training.batch_size, on_step)
     max_share = float(chosen.max_share or 1.0)

@@ -47,6 +47,11 @@ def reporting_breach(run: Path) -> Iterator[None]:
         raise
 
 
+def parse_list(text: str | None) -> list[str]:
+    """What stands between commas, without what is empty."""
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
 def parse_columns(text: str) -> dict[str, str]:
     """What ``--columns`` says: ``PART=COLUMN``, between commas.
 

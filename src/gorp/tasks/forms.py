@@ -81,7 +81,9 @@ def to_rows(
 
 
 def is_empty(value: Any) -> bool:
-    """Whether a cell holds nothing: null, not a number, or a text without a character that is seen."""
+    """Whether a cell holds nothing: null, not a number, a text without a character that is seen, or a list of such."""
+    if isinstance(value, list):
+        return all(map(is_empty, value))
     return value is None or value != value or (isinstance(value, str) and not value.strip())
 
 
@@ -125,6 +127,8 @@ def _to_row(record: Record, form: FormName, columns: tuple[str, ...]) -> Row:
         return _conversation(record, record.values[columns[0]])
     asked, answered = columns
     text, answers = record.values[asked], _answers(record, record.values[answered])
+    if form == "text":
+        answers = tuple(answer.strip() for answer in answers)
     if not isinstance(text, str) or not text.strip():
         raise InputError(f"{record.where}: column {asked!r} must be a text that is not empty, found {text!r}")
     return Row(record.where, form, text, answers[0], (*answers[1:], *_more_references(record, answers[0])))
@@ -184,11 +188,23 @@ def _conversation(record: Record, messages: Any) -> Row:
     for message in messages if isinstance(messages, list) else ():
         if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
             raise InputError(f"{record.where}: a message needs 'role' and 'content', found {message!r:.80}")
-        turns.append((str(message["role"]), str(message["content"] or "")))
+        turns.append((str(message["role"]), _said(record, message["content"])))
     if len(turns) < 2 or turns[-1][0] != "assistant" or not turns[-1][1].strip():
         raise InputError(f"{record.where}: messages must be a list of turns whose last is the assistant's answer")
     text = "\n".join(content for _, content in turns[:-1])
     return Row(record.where, "messages", text, turns[-1][1], turns=tuple(turns[:-1]))
+
+
+def _said(record: Record, content: Any) -> str:
+    """What a message says: a text, nothing, or the texts of its parts."""
+    parts = content if isinstance(content, list) else [{"type": "text", "text": content or ""}]
+    texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
+    said = [text for text in texts if isinstance(text, str)]
+    if len(said) < len(parts):
+        raise InputError(
+            f"{record.where}: the content of a message must be a text, or parts of text, found {content!r:.80}"
+        )
+    return "".join(said)
 
 
 def named_labels(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:

@@ -20,6 +20,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from jinja2 import TemplateError
+
 from gorp.errors import InputError
 from gorp.tasks.task import Example
 
@@ -166,7 +168,13 @@ def _rendered(
     chat = bool(example.messages) and bool(tokenizer.chat_template)
     if chat:
         turns = [{"role": role, "content": content} for role, content in example.messages]
-        prompt = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        try:
+            prompt = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        except TemplateError as error:
+            raise InputError(
+                f"the model's chat template refuses turns of {', '.join(role for role, _ in example.messages)} "
+                f"({error}); accepted: turns that it takes"
+            ) from None
         span = _turn_span(prompt, example.messages)
     else:
         prompt, span = example.prompt, example.truncatable

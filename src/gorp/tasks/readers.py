@@ -10,6 +10,7 @@ import csv
 import gzip
 import io
 import json
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -89,10 +90,10 @@ def _json(path: Path) -> Iterator[Record]:
 
 
 def _csv(path: Path) -> Iterator[Record]:
-    text = _text(path)
-    rows = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=_delimiter(text))
-    line = 0
+    text, line = _text(path), 0
+    csv.field_size_limit(sys.maxsize)  # a text is as long as it is
     try:
+        rows = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=_delimiter(text, path))
         header, line = next(rows, []), rows.line_num
         for place, name in enumerate(header):
             if name and name in header[:place]:
@@ -108,9 +109,14 @@ def _csv(path: Path) -> Iterator[Record]:
         raise InputError(f"{path}:{line + 1}: {what}") from None
 
 
-def _delimiter(text: str) -> str:
-    """What parts the cells: of comma, semicolon and tab the one that parts the first line into most, commas first."""
-    header = text.partition("\n")[0]
+def _delimiter(text: str, path: Path) -> str:
+    """What parts the cells: of comma, semicolon and tab the one that parts the first line into most, commas first.
+
+    In a .tsv a tab, if there is one.
+    """
+    header = next(io.StringIO(text), "")
+    if path.suffix == ".tsv" and "\t" in header:
+        return "\t"
     return max(_DELIMITERS, key=lambda delimiter: len(next(csv.reader([header], delimiter=delimiter), [])))
 
 
@@ -119,10 +125,10 @@ def _parquet(path: Path) -> Iterator[Record]:
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         raise InputError(f"{path}: not a readable Parquet file, or cut short ({error})") from None
-    for number, values in enumerate(table.to_pylist(), start=1):
+    for number, values in enumerate(rows, start=1):
         yield Record(f"{path}, row {number}", values)
 
 

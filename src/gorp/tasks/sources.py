@@ -3,17 +3,17 @@ hub."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gorp.errors import InputError, nearest
+from gorp.errors import InputError
 from gorp.tasks.forms import Row, check_labels, named_labels, to_rows
 from gorp.tasks.prompts import WHOLE_TEXT, Template
 from gorp.tasks.readers import SUFFIXES, Record, read_json, read_records
 from gorp.tasks.splits import TEST_SHARE, Limits, default_validation_rows, hold_out, limit
-from gorp.tasks.task import METRICS, Metric, Task
+from gorp.tasks.task import Example, Metric, Task, check_metric
 
 HUB = "hub:"
 
@@ -77,7 +77,7 @@ def read_task(
         list_options: whether the prompt lists the labels.
         kind: what ``Task:`` says in the prompt if ``name_task_in_prompt``; by default the name.
         text_cue, answer_cue: what the prompt says before the text and before the answer.
-        metric: how answers are scored, one of ``METRICS``.
+        metric: how answers are scored, ``exact_match`` or ``rouge_l``.
         no_answer: answers that stand for none; rows that have one are left out.
         skip_incomplete: leave out rows whose text or answer is empty, which are an error otherwise.
         limits: how many rows are used.
@@ -85,8 +85,7 @@ def read_task(
     Raises:
         InputError: anything wrong with the input; the message names the file, line or key.
     """
-    if metric not in METRICS:
-        raise InputError(f"unknown metric {metric!r}{nearest(metric, METRICS)}; accepted: {', '.join(METRICS)}")
+    scored_by = check_metric(metric)
     reading = _Reading(columns, no_answer, skip_incomplete)
     source = _read(str(path), reading)
     if test is not None:
@@ -103,7 +102,33 @@ def read_task(
         text_cue=text_cue,
         answer_cue=answer_cue,
     )
-    return _assemble(name, source, found, template, metric, limits or Limits())
+    return _assemble(name, source, found, template, scored_by, limits or Limits())
+
+
+def read_examples(
+    path: str | Path, labels: Sequence[str] | None = None, put: Callable[[str], Example] | None = None
+) -> list[Example]:
+    """Every row of a file, a folder or ``hub:NAME``, of whichever part, to be scored and not learnt from.
+
+    Args:
+        path: as of `read_task`.
+        labels: as of `read_task`.
+        put: makes a text a prompt, for rows of the form ``text``; by default as `read_task` does.
+
+    Raises:
+        InputError: anything wrong with the input; the message names the file, line or key.
+    """
+    source = _read(str(path), _Reading(None, (), False))
+    rows = [*source.train, *(source.validation or ()), *(source.test or ())]
+    found = check_labels(rows, source.labels if labels is None else labels)
+    template = Template(instruction=source.instruction, labels=found)
+    examples = [
+        replace(put(row.text), answer=row.answer, references=row.references)
+        if put is not None and row.form == "text"
+        else row.example(template)
+        for row in rows
+    ]
+    return [replace(example, options=found) for example in examples]
 
 
 def _assemble(

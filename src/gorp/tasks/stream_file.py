@@ -52,6 +52,8 @@ class TaskEntry(_Strict):
         given = [key for key in ("path", "hub", "builtin") if getattr(self, key) is not None]
         if len(given) != 1:
             raise ValueError(f"needs exactly one of path, hub and builtin, has {' and '.join(given) or 'none'}")
+        if self.builtin is not None and (others := sorted(self.model_fields_set - {"builtin"})):
+            raise ValueError(f"a built-in task is as it is, and takes no {others[0]}")
         return self
 
 
@@ -76,6 +78,8 @@ class StreamFile(_Strict):
     def _tasks_or_benchmark(self) -> StreamFile:
         if bool(self.tasks) == (self.benchmark is not None):
             raise ValueError("needs either tasks, a list that is not empty, or benchmark, a name")
+        if self.data is not None and self.benchmark is None:
+            raise ValueError("data is the folder of a benchmark's data, and there is no benchmark")
         return self
 
     @classmethod

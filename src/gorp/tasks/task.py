@@ -9,6 +9,8 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
+from gorp.errors import InputError, nearest
+
 BASE = "base"
 """What stands for the base model wherever tasks are named: for a run before its first one, and for what a gradient
 space protects of general text."""
@@ -17,6 +19,18 @@ Metric = Literal["exact_match", "rouge_l"]
 
 #: How the answers of a task may be scored, and what people call it.
 METRICS: dict[Metric, str] = {"exact_match": "exact match", "rouge_l": "ROUGE-L"}
+
+
+def check_metric(name: str) -> Metric:
+    """Return the metric of a name.
+
+    Raises:
+        InputError: there is none.
+    """
+    known = next((metric for metric in METRICS if metric == name), None)
+    if known is None:
+        raise InputError(f"unknown metric {name!r}{nearest(name, METRICS)}; accepted: {', '.join(METRICS)}")
+    return known
 
 
 @dataclass(frozen=True)
