@@ -121,7 +121,7 @@ def test_joint_learns_in_one_stage(tiny_models, tiny_stream, tmp_path):
     with pytest.raises(InputError, match="learns all tasks at once"):
         again.learn(TaskStream.from_yaml(tiny_stream)[0])
     with pytest.raises(InputError, match="a finished run cannot learn more"):
-        again.learn_stream([Task("new", [], [], [])])
+        again.learn_stream([*load_stream(again.config), Task("new", [], [], [])])
 
 
 def test_a_finished_run_is_left_as_it_is(tiny_models, tiny_stream, tmp_path):
@@ -288,3 +288,34 @@ def test_a_task_that_was_begun_comes_first(tiny_models, tiny_stream, tmp_path):
     again = learner(config, tmp_path)
     with pytest.raises(InputError, match="task 'colour' was begun in this run and comes next"):
         again.learn(tasks[1])
+
+
+def test_a_task_that_is_refused_is_not_remembered(tiny_models, tiny_stream, tmp_path):
+    """Or neither it nor the one that waits could ever be given alone."""
+    config = settings(tiny_models, tiny_stream, method="seq-lora")
+    tasks = TaskStream.from_yaml(tiny_stream)
+    ours = learner(config, tmp_path)
+    ours.method.begin_task = lambda task, index: (_ for _ in ()).throw(GorpError("stopped"))
+    with pytest.raises(GorpError, match="stopped"):
+        ours.learn_stream(tasks[:2])
+    again = learner(config, tmp_path)
+    with pytest.raises(InputError, match=f"task 'colour' was begun .* gorp rollback {tmp_path} --to base"):
+        again.learn(tasks[2])
+    assert [task.name for task in again.tasks] == ["colour", "animal"]
+    again.learn(tasks[0])
+    assert again.learnt == 1
+    with pytest.raises(InputError, match="task 'animal' was begun"):
+        again.learn(tasks[2])
+    again.learn(tasks[1])
+    again.learn(tasks[2])
+    assert again.record.tasks == ["colour", "animal", "act"]
+
+
+def test_a_stream_goes_on_with_its_own_run_alone(tiny_models, tiny_stream, tmp_path):
+    config = settings(tiny_models, tiny_stream, method="seq-lora")
+    tasks = TaskStream.from_yaml(tiny_stream)
+    run_stream(config, tmp_path, tasks[:1])
+    for other in (tasks[1:2], tasks[::-1], [tasks[2], tasks[0]]):
+        with pytest.raises(InputError, match=r"is the run of another stream \(colour\)"):
+            run_stream(config, tmp_path, other)
+    assert run_stream(config, tmp_path, tasks[:2]).tasks == ["colour", "animal"]

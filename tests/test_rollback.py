@@ -113,6 +113,24 @@ def test_what_was_rolled_back_can_be_put_back_until_something_else_is_learnt(day
         turn(run, "animal")
 
 
+def test_what_was_rolled_back_stays_until_the_disk_takes_something_else(
+    days, tasks, tmp_path, monkeypatch, assert_same_run
+):
+    run = shutil.copytree(days[1][0], tmp_path / "run")
+    turn(run, "colour")
+    ours = open_run(run)
+
+    def full(folder, task):
+        raise GorpError("No space left on device")
+
+    monkeypatch.setattr("gorp.run_folder.write_rows", full)
+    with pytest.raises(GorpError, match="No space left"):
+        ours.learn(tasks[2])
+    monkeypatch.undo()
+    turn(run, "animal")
+    assert_same_run(run, days[1][0])
+
+
 def content(run):
     """Everything but when something happened."""
     files = {str(path.relative_to(run)): path for path in run.rglob("*") if path.is_file()}

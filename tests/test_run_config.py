@@ -114,6 +114,22 @@ def test_settings_of_gorp_that_exclude_each_other(settings, message):
         RunConfig.from_mapping({"gorp": settings})
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gorp": {"seed": 7}}, "gorp.seed is 7, and what counts in a run is seed, which is 0"),
+        (
+            {"gorp": {"accumulation_steps": 4}, "training": {"accumulation_steps": 2}},
+            "gorp.accumulation_steps is 4, and what counts in a run is training.accumulation_steps, which is 2",
+        ),
+    ],
+)
+def test_what_a_run_says_itself_is_not_said_twice(settings, message):
+    with pytest.raises(InputError, match=message):
+        RunConfig.from_mapping(settings)
+    assert RunConfig.from_mapping({"gorp": {"seed": 7}, "seed": 7}).gorp.seed == 7
+
+
 def test_random_projections_have_a_memory_of_their_own():
     assert RunConfig.from_mapping({"gorp": {"projection": "random"}}).gorp.memory == "weighted_features"
     assert RunConfig.from_mapping({"gorp": {}}).gorp.memory == "sketch"

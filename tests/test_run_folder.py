@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -114,11 +115,22 @@ def test_a_full_disk_keeps_what_was_saved(folder, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("gorp.checkpoint.save_file", full)
+    monkeypatch.setattr("gorp.tensor_file.save_file", full)
     with pytest.raises(GorpError, match=r"step-000010: .*No space left on device"):
         folder.save_flight(0, 10, {"step": 10, "t": torch.ones(1)})
     monkeypatch.undo()
     assert RunFolder(folder.path).flight() == {"step": 5}
+
+
+def test_files_are_for_whom_the_umask_says(folder):
+    add_tasks(folder)
+    folder.save_flight(0, 5, {"t": torch.ones(1)})
+    before = os.umask(0o027)
+    try:
+        folder.save_flight(0, 10, {"t": torch.ones(1)})
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in folder.path.glob("*/step-*/*")} == {0o640}
 
 
 def test_strange_names_make_plain_folders():

@@ -181,7 +181,7 @@ def extend_basis(basis: Tensor, rows: Tensor, share: float, of_remainder: bool =
         basis: S, (d, s), orthonormal columns.
         rows: K, (n, d), finite.
         share: energy to hold, 0 to 1.
-        of_remainder: hold the share of ||Khat||^2 instead (the paper's rule, PAPER.md step 1).
+        of_remainder: hold the share of ||Khat||^2 instead (the paper's rule).
 
     Returns:
         New columns (d, a), orthonormal and orthogonal to the basis, and their energies (a,) as shares of ||K||^2.

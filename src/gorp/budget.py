@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from gorp._ranks import of_all_ranks
-from gorp.errors import BudgetExceeded
+from gorp.errors import BudgetExceeded, command_line
 from gorp.events import Event, attempt_made, is_accepted, retracted
 from gorp.losses import mean_loss, paired_loss, unpaired_loss
 from gorp.report.record import BudgetVerdict, Loss, RunRecord, Stage
@@ -150,8 +150,8 @@ def settle(folder: RunFolder, judge: Judge, budget: BudgetConfig) -> bool:
     if budget.on_breach == "stop":
         raise BudgetExceeded(
             f"{folder.path}: {breach}. It is kept, and nothing more is learnt until you accept the loss "
-            f"(--accept-breach), raise budget.max_forgetting, or take it back: gorp rollback {folder.path} --to "
-            f"{_before(record)}"
+            "(--accept-breach), raise budget.max_forgetting, or take it back: "
+            f"{command_line('gorp', 'rollback', folder.path, '--to', _before(record))}"
         )
     roll_back(folder, _before(record), breach)
     tried = f" in {attempt + 1} attempts" if attempt else ""
@@ -211,5 +211,6 @@ def _taken_back(folder: RunFolder, task: str, breach: str) -> str:
     return (
         f"{folder.path}: {breach}. It was taken back, and with the same settings would come to the same again; "
         "accepted: other tasks, a budget.max_forgetting that allows it, or to put it back (budget.on_breach 'retry' "
-        f"then learns it more gently, while there are retries left): gorp rollback {folder.path} --to {task}"
+        "then learns it more gently, while there are retries left): "
+        f"{command_line('gorp', 'rollback', folder.path, '--to', task)}"
     )

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gorp.checksums import CHECKSUMS, checksums_of, verify
 from gorp.errors import GorpError, InputError
-from gorp.files import read_json, replace_folder, sync, write_text_atomically
+from gorp.files import permit, read_json, replace_folder, sync, write_text_atomically
+from gorp.tensor_file import write_tensors
 
 FORMAT_VERSION = 1
 _SAMPLED_ELEMENTS = 65536
@@ -42,7 +42,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         if pointer in seen:
             stored[name] = value.clone()
         seen.add(pointer)
-    save_file(stored, path, {"format_version": str(FORMAT_VERSION)})
+    write_tensors(path, stored, {"format_version": str(FORMAT_VERSION)})
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -123,6 +123,8 @@ def publish_folder(unfinished: Path, final: Path) -> None:
         files = (file.relative_to(unfinished).as_posix() for file in unfinished.rglob("*") if file.is_file())
         (unfinished / CHECKSUMS).write_text(checksums_of(unfinished, files), encoding="utf-8")
         for file in unfinished.rglob("*"):
+            if file.is_file():
+                permit(file)  # safetensors, as transformers calls it, keeps them to their owner
             sync(file)
         sync(unfinished)
         replace_folder(unfinished, final)

@@ -43,7 +43,9 @@ class GORPConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    variant: Variant = Field("exact", description="exact: DESIGN's method; paper: the published formulas, literally")
+    variant: Variant = Field(
+        "exact", description="exact: as docs/method.md derives it; paper: the published formulas, literally"
+    )
     lora_targets: tuple[str, ...] | None = Field(None, description="layers that learn by LoRA factors")
     full_rank_targets: tuple[str, ...] | None = Field(
         None, description="layers that learn by projected full-rank steps"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
@@ -69,6 +70,11 @@ def few(names: Sequence[str], most: int = 3) -> str:
     """Return ``"a, b, c and 4 more"``: the first names of many."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def command_line(*words: object) -> str:
+    """Return a command as a shell takes it, words with blanks in quotes."""
+    return shlex.join(map(str, words))
 
 
 def first_problem(error: ValidationError) -> str:

@@ -94,7 +94,7 @@ def write_bytes_atomically(path: str | os.PathLike[str], content: bytes) -> Path
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        permit(temporary)
         os.replace(temporary, target)
         sync(target.parent)
     except OSError as error:
@@ -214,10 +214,11 @@ def _try_lock(descriptor: int, wait: bool) -> bool:
     return True
 
 
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
+def permit(path: Path) -> None:
+    """Let a file be read by whom the umask says: what writes under a temporary name keeps it to its owner."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)
 
 
 def sync(path: Path) -> None:

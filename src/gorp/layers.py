@@ -33,7 +33,7 @@ from gorp.space import INPUT
 class ProjectedLinear(FullRankLinear):
     r"""Core form, y = (W + U Z V^T) x + b, with a core Z (k, k).
 
-    Training Z by autograd and Adam is GORP's project, Adam, lift, since dL/dZ = U^T G V (PAPER.md, step 3). At a
+    Training Z by autograd and Adam is GORP's project, Adam, lift, since dL/dZ = U^T G V (docs/method.md). At a
     refresh U (out, k) and V (in, k) are chosen from the gradient of that very step. Choosing happens as soon as a
     backward pass has reached Z, so that clipping sees the gradient of the new core; merging happens at the step.
 

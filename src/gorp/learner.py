@@ -16,7 +16,7 @@ from gorp._quantized import quantized_layers
 from gorp.budget import gentler_settings
 from gorp.checkpoint import model_fingerprint, seed_everything
 from gorp.checksums import tensors_checksum
-from gorp.errors import FullSpaceWarning, InputError, nearest
+from gorp.errors import FullSpaceWarning, InputError, command_line, nearest
 from gorp.interference import kept_directions
 from gorp.launch import join_ranks
 from gorp.lesson import Lesson
@@ -31,6 +31,7 @@ from gorp.run_setup import (
     check_known,
     check_model,
     check_on_quantized,
+    check_trackers,
     check_unseen,
     count_rows,
     describe_model,
@@ -44,7 +45,7 @@ from gorp.run_setup import (
 from gorp.stage_files import StageFiles
 from gorp.standing import Standing
 from gorp.tasks import Example, Task, TaskStream
-from gorp.tasks.task import Metric
+from gorp.tasks.task import BASE, Metric
 from gorp.training import Flight
 
 
@@ -90,6 +91,7 @@ class ContinualLearner(Standing):
         check_model(self.folder, base_model, model_settings)
         self.put_up(model, space)
         if self.folder.state is None:
+            check_trackers(self.config.report_to)
             with self.folder.locked():
                 record = new_record(self.config, self.folder.path)
                 self.folder.start(base_model, self.config, record, model_settings)
@@ -145,7 +147,7 @@ class ContinualLearner(Standing):
             raise InputError(f"method {self.method.name!r} learns all tasks at once; give them to learn_stream")
         with self.folder.locked(), self.progress:
             self.settle([task])
-            self._announce([task])
+            self._announce([task], one_more=True)
             self._learn_next([task])
 
     def learn_stream(self, tasks: Sequence[Task]) -> None:
@@ -178,18 +180,28 @@ class ContinualLearner(Standing):
                 raise InputError(f"no task {name!r} in this run{nearest(name, known)}; tasks: {', '.join(known)}")
         return {name: self.score(rows_of(known[name], split), name, known[name].metric) for name in names or known}
 
-    def _announce(self, tasks: Sequence[Task], unseen: Sequence[Task] | None = None) -> None:
+    def _announce(self, tasks: Sequence[Task], unseen: Sequence[Task] | None = None, one_more: bool = False) -> None:
         """Make tasks known: each gets a column in the record, filled with its score before it is learnt.
 
-        ``unseen`` tasks become known with the first ones; None leaves them as they are.
+        ``unseen`` tasks become known with the first ones; None leaves them as they are. ``tasks`` are a stream, or
+        ``one_more`` task.
         """
+        check_trackers(self.config.report_to)
         names = [task.name for task in tasks]
         if doubled := next((name for name in names if names.count(name) > 1), None):
             raise InputError(f"task {doubled!r} is twice in the stream; every task needs a name of its own")
-        check_known(self.folder, tasks)
+        check_known(self.folder, tasks, one_more)
         check_unseen(self.folder, tasks, unseen)
         known = {task.name for task in self.tasks}
         new = [task for task in tasks if task.name not in known]
+        waiting = [task.name for task in self.tasks[self.learnt :]]
+        missing = next((name for name in waiting if name not in names), None)
+        if missing and (new or missing == waiting[0] or self.method.learns_jointly):
+            last = self.tasks[self.learnt - 1].name if self.learnt else BASE
+            raise InputError(
+                f"task {missing!r} was begun in this run and comes next; give it first, or have the run forget it: "
+                f"{command_line('gorp', 'rollback', self.folder.path, '--to', last)}"
+            )
         if new and self.method.learns_jointly and self.learnt:
             raise InputError(f"method {self.method.name!r} learns all tasks at once; a finished run cannot learn more")
         self.progress.run_started(self.record.name, [*self.record.tasks, *(task.name for task in new)], self.learnt)
@@ -221,13 +233,10 @@ class ContinualLearner(Standing):
         """Learn, in the order in which they became known, those of the known tasks that are not learnt yet."""
         given = {task.name: task for task in tasks}
         waiting = [task.name for task in self.tasks[self.learnt :]]
-        for name in waiting:
-            if name not in given:
-                raise InputError(f"task {name!r} was begun in this run and comes next; give it first")
         if self.method.learns_jointly and waiting:
             self._learn_stage(join_tasks([given[name] for name in waiting]), len(self.tasks) - 1)
         elif waiting:
-            while self.learnt < len(self.tasks):
+            while self.learnt < len(self.tasks) and self.tasks[self.learnt].name in given:
                 self._learn_stage(given[self.tasks[self.learnt].name], self.learnt)
                 self.settle()
         else:

@@ -24,7 +24,7 @@ class LoRALayer(LearnedLayer):
 
     With S the input and R the output space, exact: A starts in the complement of S and B at 0; gradients are
     projected as they arrive, so clipping and Adam see what is left, and Adam's directions once more. Hence
-    (B A) S = 0 and R^T (B A) = 0 always. Paper (PAPER.md, step 2): one space on the left of either factor,
+    (B A) S = 0 and R^T (B A) = 0 always. In the paper: one space on the left of either factor,
     gradients alone are projected.
 
     Args:

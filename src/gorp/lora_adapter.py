@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import torch
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gorp._injection import ADAPTER
@@ -20,6 +19,7 @@ from gorp.errors import InputError
 from gorp.hub import public_name
 from gorp.learnt_model import LearntModel
 from gorp.run_setup import load_base
+from gorp.tensor_file import write_tensors
 
 _SPARE = 8
 _TASK_TYPES = {"causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM", "encoder": "FEATURE_EXTRACTION"}
@@ -83,7 +83,7 @@ def save_adapter(adapter: Adapter, learnt: LearntModel, folder: Path, dtype: tor
     adapters knows of ranks by layer.
 
     Raises:
-        OSError, SafetensorError: the disk refuses.
+        OSError: the disk refuses.
     """
     rank = adapter.rank
     config = LoraConfig(
@@ -101,7 +101,7 @@ def save_adapter(adapter: Adapter, learnt: LearntModel, folder: Path, dtype: tor
         for factor, tensor, padding in (("A", right, (0, 0, 0, filled)), ("B", left, (0, filled))):
             padded = nn.functional.pad(tensor, padding).to(dtype or torch.float32)
             tensors[f"base_model.model.{name}.lora_{factor}.weight"] = padded.contiguous()
-    save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
+    write_tensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
 
 
 def _not_merged(module: Any) -> Factors:

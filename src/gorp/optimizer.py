@@ -31,8 +31,8 @@ class GORPAdamW(Optimizer):
 
     for LoRA's A (r, in), the mirror image on the output side for B (out, r), and plain AdamW for the core Z,
     whose projection V has P in it already. Gradients arrive projected (hooks do it, so that clipping sees what is
-    trained); here the direction is projected once more, for Adam's elementwise division tilts it back (PAPER.md,
-    trap 2). Every ``refresh_every`` steps cores are merged and their projections renewed, from the gradient before the
+    trained); here the direction is projected once more, for Adam's elementwise division tilts it back.
+    Every ``refresh_every`` steps cores are merged and their projections renewed, from the gradient before the
     update or at random after it, with the moments kept, and the unprojected gradient rows of the step join each
     factor's sketch. The stride a is 1 unless ``damping`` is set: then it is (||X P|| / ||X||) ** damping, with X
     (n, in) the memory's rows of the task so far.

@@ -127,6 +127,18 @@ class RunConfig(_Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _said_once(self) -> RunConfig:
+        steps = self.training.accumulation_steps
+        if self.gorp.seed not in (0, self.seed):
+            raise ValueError(f"gorp.seed is {self.gorp.seed}, and what counts in a run is seed, which is {self.seed}")
+        if self.gorp.accumulation_steps not in (1, steps):
+            raise ValueError(
+                f"gorp.accumulation_steps is {self.gorp.accumulation_steps}, and what counts in a run is "
+                f"training.accumulation_steps, which is {steps}"
+            )
+        return self
+
     @field_validator("method")
     @classmethod
     def _known_method(cls, name: str) -> str:

@@ -23,7 +23,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
-from safetensors import SafetensorError
 from torch import Tensor
 
 from gorp._ranks import of_all_ranks, on_first_rank
@@ -31,7 +30,7 @@ from gorp.checkpoint import load_state, load_tensors, publish_folder, save_state
 from gorp.checksums import CHECKSUMS, checksums_of, is_expected, verify
 from gorp.errors import GorpError, InputError
 from gorp.events import Event, attempt_due
-from gorp.files import locked, write_text_atomically
+from gorp.files import locked, replace_folder, write_text_atomically
 from gorp.report.record import RunRecord
 from gorp.run_config import RunConfig
 from gorp.run_state import KnownTask, RunState, read_state, state_of, task_folder, write_state
@@ -103,6 +102,7 @@ class RunFolder:
         held.enter_context(locked(self.path / _LOCK, "works on this run"))
         if self._read_state() != self.state:
             raise GorpError(f"{self.path}: another process has gone on with this run since it was opened here")
+        shutil.rmtree(self.path / _UNFINISHED, ignore_errors=True)
         self._tidy()
 
     @by_first_rank
@@ -126,11 +126,21 @@ class RunFolder:
     def add_tasks(self, tasks: Sequence[Task], record: RunRecord, unseen: Sequence[Task] = ()) -> None:
         """Remember tasks, their rows for evaluation, and a record that has a place for each."""
         state = self._state()
-        self._forget_what_was_rolled_back()
-        for position, task in enumerate(tasks, start=len(state.tasks)):
-            write_rows(self.path / task_folder(position, task.name), task)
-        for position, task in enumerate(unseen, start=len(state.unseen)):
-            write_rows(self.path / task_folder(position, task.name, "unseen"), task)
+        beside = self.path / _UNFINISHED
+        shutil.rmtree(beside, ignore_errors=True)
+        first, first_unseen = len(state.tasks), len(state.unseen)
+        named = [(task_folder(position, task.name), task) for position, task in enumerate(tasks, first)]
+        named += [
+            (task_folder(position, task.name, "unseen"), task) for position, task in enumerate(unseen, first_unseen)
+        ]
+        try:
+            for name, task in named:  # first all that a full disk could refuse
+                write_rows(beside / name, task)
+            self._forget_what_was_rolled_back()
+            for name, _ in named:
+                replace_folder(beside / name, self.path / name)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
         record.save(self.path / RECORD)
         known, measured = ([KnownTask.of(task) for task in given] for given in (tasks, unseen))
         self._write_state(replace(state, tasks=[*state.tasks, *known], unseen=[*state.unseen, *measured]))
@@ -302,7 +312,7 @@ class RunFolder:
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
             write(unfinished)
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise GorpError(f"cannot write {final}: {error}; what was saved before is untouched") from error
         publish_folder(unfinished, final)

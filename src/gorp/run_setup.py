@@ -63,7 +63,7 @@ def load_stream(config: RunConfig) -> TaskStream:
         test_rows=data.test_rows,
         validation_rows=data.validation_rows,
         seed=config.seed,
-        name_task_in_prompt=data.name_task_in_prompt,
+        name_task_in_prompt=data.name_task_in_prompt or None,  # as the stream file says
     )
 
 
@@ -154,7 +154,10 @@ def settle_config(folder: RunFolder, method: str | None, config: RunConfig | Non
     given = settle_options(given.model_copy(update={"method": method or given.method}))
     if saved is None:
         return given
-    if different := first_difference(given, saved):
+    moved = (
+        {"protect": saved.protect} if given.protect and saved.protect else {}
+    )  # `check_model` compares what it holds
+    if different := first_difference(given.model_copy(update=moved), saved):
         raise InputError(f"{folder.path}: is a run with {different}; choose another folder, or put the setting back")
     return given
 
@@ -165,6 +168,22 @@ def describe_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     kept = {key: value for key, value in settings.items() if key not in _OF_THIS_MACHINE and not key.startswith("_")}
     vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
     return {**kept, "vocabulary": hashlib.sha256(vocabulary.encode()).hexdigest()}
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Refuse trackers that transformers does not know, or that cannot be used here.
+
+    Raises:
+        InputError: there is one.
+    """
+    from transformers.integrations.integration_utils import get_reporting_integration_callbacks
+
+    for name in names:
+        try:
+            for tracker in get_reporting_integration_callbacks([name]):  # type: ignore[no-untyped-call]
+                tracker()
+        except (ValueError, RuntimeError, ImportError) as error:
+            raise InputError(f"key 'report_to': {name!r} cannot be used ({str(error).splitlines()[0]})") from None
 
 
 def check_model(folder: RunFolder, fingerprint: str, settings: Mapping[str, Any]) -> None:
@@ -204,15 +223,18 @@ def settle_options(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"options": options.model_dump(mode="json")})
 
 
-def check_known(folder: RunFolder, tasks: Sequence[Task]) -> None:
+def check_known(folder: RunFolder, tasks: Sequence[Task], one_more: bool = False) -> None:
     """Refuse the folder of a run on other tasks, or on other rows of them.
+
+    ``tasks`` are a stream, which begins with those of them that the run knows, or ``one_more`` task.
 
     Raises:
         InputError: it is.
     """
     known = {task.name: task for task in folder.state.tasks} if folder.state else {}
-    order = [name for name in known if name in {task.name for task in tasks}]
-    if (known and not order and len(tasks) > 1) or order != [task.name for task in tasks if task.name in known]:
+    names = [task.name for task in tasks]
+    order = [name for name in known if name in names]
+    if not one_more and ((known and not order) or names[: len(order)] != order):
         raise InputError(f"{folder.path}: is the run of another stream ({', '.join(known)}); choose another folder")
     for task in tasks:
         if task.name == BASE and BASE not in known:
@@ -220,7 +242,7 @@ def check_known(folder: RunFolder, tasks: Sequence[Task]) -> None:
         if task.name in known and known[task.name] != KnownTask.of(task):
             raise InputError(
                 f"{folder.path}: task {task.name!r} of this run had other rows; accepted: the same data, "
-                "with the same data settings, or another folder"
+                "with the same data settings, another name (--name), or another folder"
             )
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from gorp._linalg import extend_basis, project_out
 from gorp.checksums import CHECKSUM, tensors_checksum
 from gorp.errors import InputError, first_problem
 from gorp.files import sync
+from gorp.tensor_file import write_tensors
 
 FORMAT_VERSION = 1
 _UNIT = 0.02
@@ -214,7 +214,7 @@ class GradientSpace:
         others.
 
         Raises:
-            OSError, SafetensorError: the disk refuses; what stood at ``path`` before is untouched.
+            OSError: the disk refuses; what stood at ``path`` before is untouched.
         """
         first: dict[int, str] = {}
         shared = {
@@ -246,7 +246,7 @@ class GradientSpace:
         }
         path = Path(path)
         unfinished = path.with_name(f".{path.name}.tmp")
-        save_file(tensors, unfinished, {**metadata, CHECKSUM: tensors_checksum(tensors, metadata)})
+        write_tensors(unfinished, tensors, {**metadata, CHECKSUM: tensors_checksum(tensors, metadata)})
         sync(unfinished)
         unfinished.replace(path)
         sync(path.parent)

@@ -32,7 +32,7 @@ class StageFiles:
         """Write the files of a stage.
 
         Raises:
-            OSError, SafetensorError: one cannot be written.
+            OSError: one cannot be written.
         """
         save_tensors(folder / "weights.safetensors", self.weights)
         save_tensors(folder / "method.safetensors", self.method)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from gorp.errors import command_line
 from gorp.tasks.draft import Draft
 
 STREAM_FILE = "stream.yaml"
@@ -62,7 +63,7 @@ def config_text(stream: Path, drafts: Sequence[Draft], path: Path, model: str) -
     return "\n".join(
         [
             "# Settings of a run. Learn all tasks with:",
-            f"#   gorp run {_relative(path, Path.cwd())}",
+            f"#   {command_line('gorp', 'run', _relative(path, Path.cwd()))}",
             "# Settings that are not here have a default; docs/choosing.md says which matter.",
             *settings,
             "",

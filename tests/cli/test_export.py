@@ -76,6 +76,10 @@ def test_generate_answers_each_prompt(gorp, runs, kind, monkeypatch):
     assert again == out.splitlines(keepends=True)[0]
     monkeypatch.setattr("sys.stdin", io.StringIO("a red cat\n"))
     assert gorp("generate", runs(kind), "--options", "cat, dog")[1] == again
+    code, out, err = gorp("generate", runs(kind), "caf\udce9", "--options", "cat, dog")
+    assert (code, out, err.strip()) == (2, "", r"gorp: prompt 'caf\udce9' is not UTF-8")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9"), encoding="utf-8"))
+    assert "standard input: byte 3 is not UTF-8" in gorp("generate", runs(kind), "--options", "cat, dog")[2]
     if kind == "encoder":
         assert gorp("generate", runs(kind), "a red cat", "--task", "act")[1].strip() in ("runs", "sleeps", "eats")
     else:

@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from gorp.cli.demo import demo_config
+from gorp.methods import load_method
+
 
 @pytest.fixture
 def config(tiny_models, tiny_stream, tmp_path):
@@ -78,6 +81,36 @@ def test_mistakes_end_with_2_and_one_line(gorp, config, tmp_path):
         assert message in err
         assert err.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["small.yaml"]
+
+
+def test_the_settings_of_the_demo_are_whole():
+    """A method's own options among them, or a finished run would seem to have others."""
+    assert demo_config("ewc", 0).options == load_method("ewc").read_options({}).model_dump(mode="json") != {}
+
+
+def test_what_printed_commands_say_can_be_pasted(gorp, tmp_path):
+    folder = tmp_path / "of mine"
+    folder.mkdir()
+    rows = [json.dumps({"text": f"a {number}", "label": "ab"[number % 2]}) + "\n" for number in range(40)]
+    (folder / "my rows.jsonl").write_text("".join(rows))
+    code, out, err = gorp("init", folder / "my rows.jsonl", "--out", folder / "gorp.yaml", "--yes")
+    assert code == 0, err
+    assert f"gorp run '{folder}/gorp.yaml'" in out
+
+
+def test_trackers_and_names_of_files(gorp, config, tmp_path):
+    run = tmp_path / "run"
+    code, _, err = gorp("run", config, "--out", run, "--set", "report_to=[nonsense]", "-q")
+    assert code == 2 and err.startswith("gorp: key 'report_to': 'nonsense' cannot be used (nonsense is not supported")
+    assert gorp("run", config, "--out", run, "-q")[0] == 0
+    for month in ("01", "02"):
+        words = ("big", "small")
+        rows = [json.dumps({"text": f"{number} {month}", "label": words[number % 2]}) + "\n" for number in range(12)]
+        file = tmp_path / f"mail-2026.{month}.jsonl"
+        file.write_text("".join(rows))
+        code, _, err = gorp("learn", run, file, "-q")
+        assert code == 0, err
+    assert json.loads((run / "record.json").read_text())["tasks"][3:] == ["mail-2026.01", "mail-2026.02"]
 
 
 def test_the_demo_compares_methods(gorp, config, tiny_models, tiny_stream, tmp_path):

@@ -46,6 +46,10 @@ def test_protect_then_run_then_tell(config, tiny_pretrained, general_text, tmp_p
     assert f"{kept} directions of 8 layers, 0.7 of the energy" in printed
     assert loaded.max_share == 0.9
     assert run("run", config, "--out", tmp_path / "run", "--quiet") == 0
+    moved = space.rename(tmp_path / "moved.safetensors")
+    assert run("run", config, "--out", tmp_path / "run", "--quiet", "--set", f"protect={moved}") == 0
+    assert run("run", config, "--out", tmp_path / "run", "--quiet", "--set", "protect=null") == 2
+    assert "is a run with protect = " in capsys.readouterr().err
     capsys.readouterr()
     assert run("evaluate", tmp_path / "run", "--general", general_text, "--quiet") == 0
     lines = capsys.readouterr().out.splitlines()
@@ -73,6 +77,7 @@ def test_the_default_share_and_targets(tiny_pretrained, general_text, tmp_path, 
         (None, ["--set", "gorp.lora_targets=[nowhere]"], "'nowhere' matches no linear layer"),
         (None, ["--set", "gorp.variant=paper"], "gorp.variant"),
         (None, ["--out", "nowhere/s.safetensors"], "no such folder as nowhere"),
+        (None, ["--out", "."], "--out .: is a folder; accepted: a file"),
     ],
 )
 def test_bad_input_is_told_and_nothing_written(

@@ -10,6 +10,7 @@ import typer
 
 from gorp.cli.completion import streams
 from gorp.cli.shared import parse_list
+from gorp.errors import InputError
 
 if TYPE_CHECKING:
     from gorp.tasks import Task, TaskStream
@@ -69,9 +70,13 @@ def _load(target: str, data: Path | None, labels: str | None) -> TaskStream:
     from gorp.tasks import TaskStream, read_task
     from gorp.tasks.sources import HUB
 
-    if target.endswith((".yaml", ".yml")):
+    is_data = target.startswith(HUB) or Path(target).exists() or bool(Path(target).suffix)
+    is_file_of_stream = target.endswith((".yaml", ".yml"))
+    if labels is not None and (is_file_of_stream or not is_data):
+        raise InputError("--labels is for a data file; the tasks of a stream have theirs")
+    if is_file_of_stream:
         return TaskStream.from_yaml(target, data_dir=data)
-    if target.startswith(HUB) or Path(target).exists() or Path(target).suffix:
+    if is_data:
         listed = None if labels is None else parse_list(labels)
         return TaskStream(target, [read_task(target, labels=listed)])
     return TaskStream.from_name(target, data_dir=data)

@@ -51,9 +51,12 @@ BY_METHOD: dict[str, dict[str, Any]] = {
 def demo_config(method: str, seed: int, settings: Sequence[str] = ()) -> RunConfig:
     """The demo's configuration of one method; ``settings`` are ``key=value`` overrides."""
     from gorp.run_config import RunConfig
+    from gorp.run_setup import settle_options
 
     overrides = [*as_overrides(BY_METHOD.get(method, {})), *settings]
-    return RunConfig.from_mapping({**SETTINGS, "method": method, "seed": seed}, overrides, source="demo")
+    return settle_options(
+        RunConfig.from_mapping({**SETTINGS, "method": method, "seed": seed}, overrides, source="demo")
+    )
 
 
 @stopped_by(signal.SIGTERM)
@@ -87,11 +90,11 @@ def command(
         for job in jobs:
             job.look()
         run_jobs(jobs, LocalLauncher(len(jobs)), on_change=on_change)
-        raise_for_failures(jobs)
-    records = [RunRecord.load(job.folder) for job in jobs]
-    page = write_report(records, out)
-    if not quiet:
+    records = [RunRecord.load(job.folder) for job in jobs if job.state == "done"]
+    page = write_report(records, out) if records else None
+    if records and not quiet:
         from gorp.report.terminal import print_records
 
         print_records(records)
         print(f"report: {page}")
+    raise_for_failures(jobs)

@@ -57,6 +57,8 @@ def command(
       gorp evaluate runs/desk --general held_out.jsonl
       gorp evaluate runs/desk --lm-eval hellaswag,arc_easy
     """
+    if lm_eval_folder is not None and lm_eval is None:
+        raise InputError("--lm-eval-folder is where tasks of --lm-eval are; give both")
     if general is not None or lm_eval is not None:
         with progress_only(quiet):
             if general is not None:
@@ -90,11 +92,14 @@ def _scores_of_data(
 ) -> dict[str, float | None]:
     from gorp.ask import kept_task, put
     from gorp.tasks import read_examples
+    from gorp.tasks.readers import task_name
     from gorp.tasks.task import check_metric
 
     known = kept_task(learner.folder, task) if task is not None else None
+    if known is None and learner.method.told_task:
+        raise InputError(f"method {learner.method.name!r} has to be told which task the rows of --data are of: --task")
     if known is None:
-        name, examples = Path(data).name.split(".")[0], read_examples(data)
+        name, examples = task_name(Path(data)), read_examples(data)
     else:
         name = known.name
         examples = read_examples(data, known.labels, partial(put, rows=[*known.test, *known.validation]))

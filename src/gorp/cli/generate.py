@@ -43,10 +43,24 @@ def command(
     """
     from gorp.ask import ask
 
-    given = prompts or [sys.stdin.read().rstrip("\n")]
+    given = prompts or [_read_prompt()]
+    if odd := next((prompt for prompt in given if not _is_text(prompt)), None):
+        raise InputError(f"prompt {odd!r:.60} is not UTF-8")
     if not all(prompt.strip() for prompt in given):
         raise InputError("no prompt: give one, or send it to standard input")
     chosen = parse_list(options)
     with progress_only(quiet=True):
         answers = ask(run, given, chosen, task, max_new_tokens, model)
     print(*answers, sep="\n")
+
+
+def _read_prompt() -> str:
+    try:
+        return sys.stdin.read().rstrip("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"standard input: byte {error.start} is not UTF-8") from None
+
+
+def _is_text(prompt: str) -> bool:
+    """Whether it holds no byte that could not be decoded, which Python passes on as half of a character."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in prompt)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gorp.cli.shared import parse_columns
-from gorp.errors import InputError
+from gorp.errors import InputError, command_line
 
 if TYPE_CHECKING:
     from gorp.tasks.draft import Draft
@@ -53,8 +53,8 @@ def command(
     name = (data if data.is_dir() else data.parent).resolve().name or "tasks"
     write_text_atomically(stream, stream_text(name, drafts, stream))
     write_text_atomically(out, config_text(stream, drafts, out, model))
-    typer.echo(f"wrote {stream}: the tasks. Look at them:  gorp data {stream}")
-    typer.echo(f"wrote {out}: the settings. Learn:  gorp run {out}")
+    typer.echo(f"wrote {stream}: the tasks. Look at them:  {command_line('gorp', 'data', stream)}")
+    typer.echo(f"wrote {out}: the settings. Learn:  {command_line('gorp', 'run', out)}")
 
 
 def _by_file(columns: list[str]) -> dict[str | None, dict[str, str]]:

@@ -3,6 +3,7 @@
 Exit codes: 0 done, or saved and stopped by SIGTERM; 1 failed, 2 bad input, 3 forgetting budget exceeded, 130 Ctrl-C.
 """
 
+import io
 import logging
 import os
 import signal
@@ -64,6 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run ``gorp`` with ``arguments`` (default: the process's own) and exit; a known error is one message on stderr."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it wherever it is installed
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a sign shows a question mark
     invoked = next((argument for argument in being_completed() or given if not argument.startswith("-")), None)
     try:
         with stopped_by(signal.SIGINT):

@@ -38,7 +38,7 @@ def command(
 
     \b
     Examples:
-      gorp plan examples/standard_cl_order1.yaml --model t5-tiny --set stream=builtin
+      gorp plan examples/standard_cl_order1.yaml
       gorp plan run.yaml --no-probe --json
       gorp plan run.yaml --tasks 30 --like runs/desk
     """

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from click import FloatRange
 
 from gorp.cli.shared import as_overrides, progress_only
 from gorp.errors import InputError
@@ -40,8 +41,9 @@ def command(
     """
     if energy is not None:
         _check_share(energy)
-    if not out.absolute().parent.is_dir():
-        raise InputError(f"--out {out}: no such folder as {out.parent}; accepted: a file in a folder that is there")
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        what = "is a folder" if out.is_dir() else f"no such folder as {out.parent}"
+        raise InputError(f"--out {out}: {what}; accepted: a file in a folder that is there")
     from gorp.general_text import pretraining_rows, read_texts
     from gorp.matching import make_encoder
     from gorp.methods.gorp import GORP
@@ -68,7 +70,7 @@ def command(
         open_console().print(to_rich(room_grid(room_left(memories, max_share))))
     if energy is None:
         asked = not quiet and sys.stdin.isatty()
-        energy = typer.prompt("energy share to protect", ENERGY, type=float) if asked else ENERGY
+        energy = typer.prompt("energy share to protect", ENERGY, type=FloatRange(0, 1)) if asked else ENERGY
         _check_share(energy)
     space = protecting_space(backbone.model, memories, energy, max_share)
     space.save(out)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from gorp.errors import command_line
+
 
 def command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)],
@@ -36,7 +38,11 @@ def command(
     stands = f"stands after task {to!r}" if record.stages else "has learnt nothing"
     print(f"{run}: {stands}")
     if gone:
-        way_back = f"; until something else is learnt, --to {learnt[-1]} puts them back" if learnt[-1:] != [to] else ""
+        way_back = (
+            f"; until something else is learnt, {command_line('--to', learnt[-1])} puts them back"
+            if learnt[-1:] != [to]
+            else ""
+        )
         print(f"no longer known: {', '.join(gone)}{way_back}")
     if back:
         print(f"put back: {', '.join(back)}")

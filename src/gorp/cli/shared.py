@@ -30,7 +30,7 @@ def progress_only(quiet: bool = False) -> Iterator[Progress]:
 
 def as_overrides(options: Mapping[str, object]) -> list[str]:
     """Options that were given, as ``key=value`` overrides of a configuration."""
-    return [f"{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
+    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in options.items() if value is not None]
 
 
 @contextmanager

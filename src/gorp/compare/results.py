@@ -184,7 +184,7 @@ def settings_told(config: RunConfig, without: Iterable[str] = ()) -> dict[str, A
 
 def overrides(settings: Mapping[str, Any]) -> list[str]:
     """Settings by dotted key as ``key=value``."""
-    return [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in settings.items()]
 
 
 def worst(leaks: Iterable[float]) -> float | None:

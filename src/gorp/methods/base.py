@@ -30,8 +30,8 @@ class MethodOptions(BaseModel):
 class Method(ABC):
     """One way to learn a stream. The learner calls, in this order::
 
-        attach                                                        once, on the base model
-          begin_task, training_rows, optimizer                            per task
+        attach, effective_weights, space                              once, on the base model
+          begin_task, optimizer, training_rows                            per task
             prepare, penalty                                                  per batch
           end_task, weights, state                                        after each task (the last two while it is in
                                                                           flight, too)

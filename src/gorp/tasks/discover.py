@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gorp.errors import InputError
-from gorp.tasks.readers import SUFFIXES
+from gorp.tasks.readers import SUFFIXES, task_name
 from gorp.tasks.sources import folder_parts
 
 _TEST = ("test", "testing", "eval", "dev", "valid", "validation", "val")
@@ -84,5 +84,5 @@ def _pair(files: list[Path]) -> list[DataFile]:
 
 def _stem(file: Path) -> str:
     """The file's name without its suffix; nothing if it is no file of rows."""
-    suffix = max((suffix for suffix in SUFFIXES if file.name.endswith(suffix)), key=len, default=None)
-    return "" if suffix is None or file.name == "labels.json" else file.name.removesuffix(suffix)
+    is_rows = file.name.endswith(SUFFIXES) and file.name != "labels.json"
+    return task_name(file) if is_rows else ""

@@ -51,6 +51,12 @@ def read_records(path: Path) -> list[Record]:
     return records
 
 
+def task_name(path: Path) -> str:
+    """What a task is called by default: the name of its file, without the suffix, or of its folder."""
+    suffix = max((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), key=len, default="")
+    return path.name.removesuffix(suffix)
+
+
 def read_json(path: Path) -> Any:
     """Return what a JSON file holds.
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from gorp.errors import InputError
 from gorp.tasks.forms import Row, check_labels, named_labels, to_rows
 from gorp.tasks.prompts import WHOLE_TEXT, Template
-from gorp.tasks.readers import SUFFIXES, Record, read_json, read_records
+from gorp.tasks.readers import SUFFIXES, Record, read_json, read_records, task_name
 from gorp.tasks.splits import TEST_SHARE, Limits, default_validation_rows, hold_out, limit
 from gorp.tasks.task import Example, Metric, Task, check_metric
 
@@ -90,7 +90,7 @@ def read_task(
     source = _read(str(path), reading)
     if test is not None:
         source = replace(source, test=_rows(Path(test), reading))
-    name = name or Path(source.place).name.split(".")[0]
+    name = name or task_name(Path(source.place))
     wanted = source.labels if labels is None else labels
     found = check_labels([*source.train, *(source.validation or ()), *(source.test or ())], wanted)
     header = f"Task:{kind or name}\nDataset:{name}\n" if name_task_in_prompt else ""

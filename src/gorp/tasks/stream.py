@@ -47,7 +47,7 @@ class TaskStream(Sequence[Task]):
         test_rows: int | None = None,
         validation_rows: int | None = None,
         seed: int = 0,
-        name_task_in_prompt: bool = False,
+        name_task_in_prompt: bool | None = None,
     ) -> TaskStream:
         """Return the stream ``builtin`` or a benchmark, one of ``benchmarks.BENCHMARKS``.
 
@@ -69,7 +69,9 @@ class TaskStream(Sequence[Task]):
                 f"no stream {name!r}{nearest(name, known)}; accepted: {', '.join(known)}, or a YAML file of tasks"
             )
         limits = Limits(train_rows, test_rows, validation_rows, seed)
-        tasks, unseen = (read(name, data_dir, limits, name_task_in_prompt) for read in (benchmark_tasks, unseen_tasks))
+        tasks, unseen = (
+            read(name, data_dir, limits, bool(name_task_in_prompt)) for read in (benchmark_tasks, unseen_tasks)
+        )
         return cls(name, tasks, unseen)
 
     @classmethod

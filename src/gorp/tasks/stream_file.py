@@ -71,7 +71,7 @@ class StreamFile(_Strict):
     train_rows: int | None = Field(None, ge=1)
     test_rows: int | None = Field(None, ge=1)
     validation_rows: int | None = Field(None, ge=0)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="of which rows are used; in a run its own counts")
     name_task_in_prompt: bool = False
 
     @model_validator(mode="after")
