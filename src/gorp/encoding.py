@@ -115,7 +115,10 @@ class Encoder:
             raise InputError(f"task {task.name!r}: {error}") from None
 
     def generating(self, max_new_tokens: int) -> dict[str, int | bool]:
-        """What ``generate`` is to be given, whatever a model's own settings: greedy, until an answer is closed."""
+        """What ``generate`` is to be given: greedy, until an answer is closed.
+
+        What else a model's own settings ask for, such as a penalty on repetitions, holds here as where it is exported.
+        """
         start = {"decoder_start_token_id": self.decoder_start} if self.kind == "seq2seq" else {}
         ends = {"eos_token_id": self.end, "pad_token_id": self.pad}
         return {"max_new_tokens": max_new_tokens, "do_sample": False, "num_beams": 1, **ends, **start}

@@ -183,10 +183,9 @@ class Evaluator:
         )
         inputs = self._inputs(prompts, part)
         checks = LogitsProcessorList([_refuse_not_finite])
-        with _without_settings_of_its_own(self.model):
-            generated: torch.Tensor = self.model.generate(  # type: ignore[operator]
-                **inputs, generation_config=settings, logits_processor=checks, synced_gpus=has_spread(self.model)
-            )
+        generated: torch.Tensor = self.model.generate(  # type: ignore[operator]
+            **inputs, generation_config=settings, logits_processor=checks, synced_gpus=has_spread(self.model)
+        )
         prompt_length = inputs["input_ids"].shape[1] if self.encoder.kind == "causal" else 0
         texts = self.encoder.tokenizer.batch_decode(generated[:, prompt_length:], skip_special_tokens=True)
         return ["\n".join(text.strip().split("\n")[: prompts.max_lines]).strip() for text in texts]
@@ -253,17 +252,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
-
-
-@contextmanager
-def _without_settings_of_its_own(model: PreTrainedModel) -> Iterator[None]:
-    """Without what came with a model, such as a penalty on repetitions: ``generate`` takes it where not told."""
-    own = model.generation_config
-    model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]  # transformers
-    try:
-        yield
-    finally:
-        model.generation_config = own
 
 
 def without_gradients(model: nn.Module) -> AbstractContextManager[object]:
