@@ -113,7 +113,7 @@ def test_skipped_refreshes_are_counted_across_a_resume(tiny_models, tiny_stream,
 
 KILLS = r"""
 import os, signal, sys
-import gorp.checkpoint
+import gorp.tensor_file
 from gorp.run import run_stream
 from gorp.progress import SilentProgress
 from gorp.run_config import RunConfig
@@ -141,12 +141,12 @@ class BetweenTasks(SilentProgress):
 class WhileSaving(SilentProgress):
     def stage_started(self, index, task, steps):
         if index == 1:
-            save_file = gorp.checkpoint.save_file
+            save_file = gorp.tensor_file.save_file
             def half(tensors, path, metadata):
                 save_file(tensors, path, metadata)
                 os.truncate(path, os.path.getsize(path) // 2)
                 kill()
-            gorp.checkpoint.save_file = half
+            gorp.tensor_file.save_file = half
 
 for point in (InATask, BetweenTasks, WhileSaving):
     child = os.fork()

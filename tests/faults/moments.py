@@ -107,7 +107,7 @@ def renamed(name: str, count: int, label: str) -> Moment:
     return Moment(label, _when("os:replace", lambda _, target: Path(target).name == name, count, after=True))
 
 
-def tensors(name: str, count: int, target: str = "gorp.checkpoint:save_file", label: str = "") -> Moment:
+def tensors(name: str, count: int, target: str = "gorp.tensor_file:save_file", label: str = "") -> Moment:
     """A safetensors file, which a function writes: caught half written."""
 
     def meant(_: object, path: Any, *rest: object, **named: object) -> bool:
@@ -161,8 +161,6 @@ def call(target: str, label: str, meant: Callable[..., bool] = lambda *_: True) 
     return Moment(label, _when(target, meant, 1, after=True), _when(target, meant, 1))
 
 
-SPACE_WRITER = "gorp.space:save_file"
-
 #: Of a run that begins; of one that has learnt its first task of six steps, saved every two, and has a past to lose.
 AT_START = [
     Moment("model loading", at_call("gorp.backbones:AutoTokenizer.from_pretrained")),
@@ -187,7 +185,7 @@ IN_SECOND_TASK = [
     tensors("weights.safetensors", 1),
     tensors("method.safetensors", 1),
     tensors("inputs.safetensors", 1),
-    tensors("gradient_space.safetensors", 1, SPACE_WRITER),
+    tensors("gradient_space.safetensors", 1),
     plain_text("checksums.json", 4, "stage's checksums"),
     renamed("after", 1, "stage saved, not named"),
     text("record.json", 1, "record, stage finished"),
@@ -204,7 +202,7 @@ _AT_THE_TOP = call("shutil:copyfile", "space at the top")
 RETRACTING = [
     _OPENED,
     Moment("directions chosen", at_call("gorp.retraction:removable", 5)),
-    tensors("gradient_space.safetensors", 1, SPACE_WRITER),
+    tensors("gradient_space.safetensors", 1),
     plain_text("checksums.json", 1, "space's checksums"),
     renamed("retracted-02", 1, "space saved, not named"),
     text("state.json", 1),
@@ -237,7 +235,7 @@ EXPORTING = [
     Moment("model loading", at_call("gorp.backbones:AutoTokenizer.from_pretrained")),
     tensors("model.safetensors", 1, "transformers.modeling_utils:safe_save_file"),
     call("gorp.export:add_base_files", "tokenizer"),
-    tensors("gradient_space.safetensors", 1, SPACE_WRITER),
+    tensors("gradient_space.safetensors", 1),
     plain_text("README.md", 1, "model card"),
     plain_text("gorp_export.json", 1, "gorp_export.json"),
     plain_text("checksums.json", 1, "checksums"),
