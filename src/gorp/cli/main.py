@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import Annotated, NoReturn
 
@@ -67,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it wherever it is installed
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that lacks a sign shows a question mark
+            with suppress(OSError):  # of a descriptor that became a pipe since
+                stream.reconfigure(errors="replace")  # what cannot show a sign shows a question mark
     invoked = next((argument for argument in being_completed() or given if not argument.startswith("-")), None)
     try:
         with stopped_by(signal.SIGINT):
