@@ -100,7 +100,7 @@ def _opening(rows: Sequence[Example]) -> tuple[tuple[str, str], ...]:
 
 
 def kept_task(folder: RunFolder, name: str) -> Task:
-    """A task of a run by its name or number, with the rows that the run keeps of it.
+    """A task of a run, with the rows that the run keeps of it.
 
     Raises:
         InputError: the run has not learnt such a task.
