@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from gorp.ask import ask, put
+from gorp.ask import ask, put_as
 from gorp.evaluation import Evaluator
 from gorp.run import run_stream
 from gorp.run_config import RunConfig
@@ -22,17 +22,17 @@ def conversation(*turns):
 def test_a_text_follows_the_turns_that_most_conversations_begin_with():
     asked = [("user", f"{colour} cat") for colour in ("red", "green", "blue")]
     shared = [conversation(SYSTEM, turn) for turn in asked]
-    assert put("red dog", shared).messages == (SYSTEM, ("user", "red dog"))
+    assert put_as(shared)("red dog").messages == (SYSTEM, ("user", "red dog"))
     longer = conversation(SYSTEM, ("user", "a"), ("assistant", "b"), ("user", "c"))
-    assert put("red dog", [*shared, longer, conversation(asked[0])]).messages == (SYSTEM, ("user", "red dog"))
+    assert put_as([*shared, longer, conversation(asked[0])])("red dog").messages == (SYSTEM, ("user", "red dog"))
     apart = [conversation(("system", turn[1]), turn) for turn in asked]
-    assert put("red dog", apart).messages == (("user", "red dog"),)
-    assert put("red dog", [conversation(turn) for turn in asked]).messages == (("user", "red dog"),)
+    assert put_as(apart)("red dog").messages == (("user", "red dog"),)
+    assert put_as([conversation(turn) for turn in asked])("red dog").messages == (("user", "red dog"),)
 
 
 def test_where_most_rows_are_no_conversations_a_text_is_no_turn():
     rows = [conversation(SYSTEM, ("user", "red cat")), prompt_example("red cat", "red"), prompt_example("a", "b")]
-    assert put("red dog", rows) == put("red dog", []) == prompt_example("red dog", "")
+    assert put_as(rows)("red dog") == put_as([])("red dog") == prompt_example("red dog", "")
 
 
 def test_a_text_that_is_never_cut_stands_between_the_lines_that_all_rows_share():
@@ -40,9 +40,9 @@ def test_a_text_that_is_never_cut_stands_between_the_lines_that_all_rows_share()
     rows = [template.example(f"one: the {word}\ntwo: a {word}", "yes") for word in ("cat", "dog", "bird")]
     assert not any(start < end for start, end in (row.truncatable for row in rows))
     asked = template.example("one: the cow\ntwo: a cow", "")
-    assert put("one: the cow\ntwo: a cow", rows).prompt == asked.prompt
-    assert put(asked.prompt, rows).prompt == asked.prompt
-    assert put("the cow", rows[:1]).prompt == "the cow"  # of one row nothing is known to be shared
+    assert put_as(rows)("one: the cow\ntwo: a cow").prompt == asked.prompt
+    assert put_as(rows)(asked.prompt).prompt == asked.prompt
+    assert put_as(rows[:1])("the cow").prompt == "the cow"  # of one row nothing is known to be shared
 
 
 @pytest.fixture(scope="module")

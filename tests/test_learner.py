@@ -278,27 +278,26 @@ def test_unknown_tasks_and_splits_are_named(tiny_models, tiny_stream, tmp_path):
         ours.evaluate(split="dev")
 
 
-def test_a_task_that_was_begun_comes_first(tiny_models, tiny_stream, tmp_path):
-    config = settings(tiny_models, tiny_stream, method="seq-lora")
-    tasks = TaskStream.from_yaml(tiny_stream)
-    ours = learner(config, tmp_path)
+def begun(config, folder, tasks):
+    """The learner of a run that stopped as it began the first of its tasks."""
+    ours = learner(config, folder)
     ours.method.begin_task = lambda task, index: (_ for _ in ()).throw(GorpError("stopped"))
     with pytest.raises(GorpError, match="stopped"):
-        ours.learn(tasks[0])
-    again = learner(config, tmp_path)
+        ours.learn_stream(tasks)
+    return learner(config, folder)
+
+
+def test_a_task_that_was_begun_comes_first(tiny_models, tiny_stream, tmp_path):
+    tasks = TaskStream.from_yaml(tiny_stream)
+    again = begun(settings(tiny_models, tiny_stream, method="seq-lora"), tmp_path, tasks[:1])
     with pytest.raises(InputError, match="task 'colour' was begun in this run and comes next"):
         again.learn(tasks[1])
 
 
 def test_a_task_that_is_refused_is_not_remembered(tiny_models, tiny_stream, tmp_path):
     """Or neither it nor the one that waits could ever be given alone."""
-    config = settings(tiny_models, tiny_stream, method="seq-lora")
     tasks = TaskStream.from_yaml(tiny_stream)
-    ours = learner(config, tmp_path)
-    ours.method.begin_task = lambda task, index: (_ for _ in ()).throw(GorpError("stopped"))
-    with pytest.raises(GorpError, match="stopped"):
-        ours.learn_stream(tasks[:2])
-    again = learner(config, tmp_path)
+    again = begun(settings(tiny_models, tiny_stream, method="seq-lora"), tmp_path, tasks[:2])
     with pytest.raises(InputError, match=f"task 'colour' was begun .* gorp rollback {tmp_path} --to base"):
         again.learn(tasks[2])
     assert [task.name for task in again.tasks] == ["colour", "animal"]

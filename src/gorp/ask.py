@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
@@ -44,7 +44,7 @@ def ask(
     encoder, evaluator = learnt.learning.encoder, learnt.learning.evaluator
     known = kept_task(learnt.folder, task) if task is not None else None
     rows = [*known.test, *known.validation] if known else []
-    examples = [put(prompt, rows) for prompt in prompts]
+    examples = list(map(put_as(rows), prompts))
     if isinstance(encoder, LabelMatcher):
         examples = [_with_labels(example, options, rows, learnt) for example in examples]
     elif options:
@@ -56,18 +56,23 @@ def ask(
     return evaluator.predict(examples, max_new_tokens=max_new_tokens or learnt.config.training.max_target_length)
 
 
-def put(text: str, rows: Sequence[Example]) -> Example:
-    """A text as most rows put theirs, between what these have in common; as it stands where they have nothing.
+def put_as(rows: Sequence[Example]) -> Callable[[str], Example]:
+    """What puts a text as most rows put theirs, between what these have in common; as it stands where that is nothing.
 
     Of conversations that is the turns that they begin with.
     """
     if 2 * sum(bool(row.messages) for row in rows) > len(rows):
-        return messages_example((*_opening(rows), ("user", text)), "")
+        opening = _opening(rows)
+        return lambda text: messages_example((*opening, ("user", text)), "")
     head, tail = _around(rows)
-    is_whole = text.startswith(head) and (bool(head) or text.endswith(tail))
-    if is_whole:
-        return prompt_example(text, "")
-    return Example(f"{head}{text}{tail}", "", (len(head), len(head) + len(text)))
+
+    def put(text: str) -> Example:
+        is_whole = text.startswith(head) and (bool(head) or text.endswith(tail))
+        if is_whole:
+            return prompt_example(text, "")
+        return Example(f"{head}{text}{tail}", "", (len(head), len(head) + len(text)))
+
+    return put
 
 
 def _around(rows: Sequence[Example]) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gorp.checksums import CHECKSUMS, checksums_of, verify
 from gorp.errors import GorpError, InputError
-from gorp.files import permit, read_json, replace_folder, sync, write_text_atomically
+from gorp.files import read_json, replace_folder, sync, write_text_atomically
 from gorp.tensor_file import write_tensors
 
 FORMAT_VERSION = 1
@@ -123,8 +123,6 @@ def publish_folder(unfinished: Path, final: Path) -> None:
         files = (file.relative_to(unfinished).as_posix() for file in unfinished.rglob("*") if file.is_file())
         (unfinished / CHECKSUMS).write_text(checksums_of(unfinished, files), encoding="utf-8")
         for file in unfinished.rglob("*"):
-            if file.is_file():
-                permit(file)  # safetensors, as transformers calls it, keeps them to their owner
             sync(file)
         sync(unfinished)
         replace_folder(unfinished, final)

@@ -92,7 +92,7 @@ class Encoder:
                 would be cut, or be the same as another to the model.
         """
         self.all_rows(task)
-        options = {option: row for row in (*task.train, *task.validation, *task.test) for option in row.options}
+        options = {option: row for row in task.rows for option in row.options}
         for option, row in options.items():
             if (length := len(self.answer_ids(option, row)) + 1) > self._max_target_length:
                 raise InputError(
@@ -106,11 +106,10 @@ class Encoder:
         Raises:
             InputError: one does not fit; the message names the task.
         """
-        examples = [*task.train, *task.validation, *task.test]
         try:
-            for example in examples:
+            for example in task.rows:
                 self.option_ids(example)
-            return self.rows(examples)
+            return self.rows(task.rows)
         except InputError as error:
             raise InputError(f"task {task.name!r}: {error}") from None
 

@@ -16,6 +16,7 @@ from gorp.checkpoint import FORMAT_VERSION
 from gorp.config import GORPConfig
 from gorp.errors import InputError, nearest
 from gorp.export_folder import check_place, new_export, run_identity
+from gorp.files import permit
 from gorp.hub import hub_id, public_name
 from gorp.learnt_model import LearntModel, open_learnt
 from gorp.lora_adapter import lora_adapter, save_adapter
@@ -83,6 +84,8 @@ def export_run(
             notes = fidelity.of_adapter(learnt, found, wanted)
         else:
             plain_model(learnt, wanted).save_pretrained(folder)
+            for weights in folder.glob("*.safetensors"):
+                permit(weights)
             notes = [*fidelity.of_model(learnt, wanted), *add_base_files(learnt, folder)]
         facts = _facts(learnt, form, repo or place.name, notes, folder)
         if (space := learnt.files.space) is not None:

@@ -82,7 +82,7 @@ class LabelMatcher(Encoder):
         Raises:
             InputError: some of its rows have no options, or do not fit, or not behind so many virtual tokens.
         """
-        if not all(row.options for row in (*task.train, *task.validation, *task.test)):
+        if not all(row.options for row in task.rows):
             raise InputError(
                 f"task {task.name!r} has no list of labels, and an encoder can only choose among labels; "
                 "accepted: a task with labels, or a sequence-to-sequence or causal model"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -278,3 +279,14 @@ def test_a_method_with_weights_for_each_task_has_to_be_told_which(run, tmp_path)
     card = (tmp_path / "out" / "README.md").read_text()
     assert "It answers the task act alone" in card
     assert "name: act" in card and "name: animal" not in card
+
+
+@pytest.mark.parametrize("adapter", [False, True], ids=["model", "adapter"])
+def test_its_files_are_for_whom_the_umask_says(run, tmp_path, adapter):
+    before = os.umask(0o027)
+    try:
+        export_run(run("causal", gorp={"rank": 2, "full_rank_targets": []}), tmp_path / "out", adapter=adapter)
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert {path.name: path.stat().st_mode & 0o777 for path in files} == {path.name: 0o640 for path in files}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -90,7 +89,7 @@ def command(
 def _scores_of_data(
     learner: ContinualLearner, data: str, task: str | None, metric: str | None
 ) -> dict[str, float | None]:
-    from gorp.ask import kept_task, put
+    from gorp.ask import kept_task, put_as
     from gorp.tasks import read_examples
     from gorp.tasks.readers import task_name
     from gorp.tasks.task import check_metric
@@ -102,7 +101,7 @@ def _scores_of_data(
         name, examples = task_name(Path(data)), read_examples(data)
     else:
         name = known.name
-        examples = read_examples(data, known.labels, partial(put, rows=[*known.test, *known.validation]))
+        examples = read_examples(data, known.labels, put_as([*known.test, *known.validation]))
     scored_by = check_metric(metric or (known.metric if known else "exact_match"))
     return {name: learner.score(examples, name, scored_by)}
 

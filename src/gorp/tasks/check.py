@@ -30,7 +30,7 @@ class Summary:
 
 def summarise(task: Task) -> Summary:
     """Return the figures of a task."""
-    rows = [*task.train, *task.validation, *task.test]
+    rows = task.rows
     words = [len(row.prompt.split()) for row in rows]
     counts = Counter(row.answer for row in task.train)
     return Summary(

@@ -87,6 +87,11 @@ class Task:
                 rows = [row if row.options else replace(row, options=self.labels) for row in getattr(self, part)]
                 object.__setattr__(self, part, rows)  # the class is frozen
 
+    @property
+    def rows(self) -> list[Example]:
+        """Its rows for training, validation and test."""
+        return [*self.train, *self.validation, *self.test]
+
     def fingerprint(self) -> str:
         """Return a sha256 over name, labels and rows, in their order."""
         digest = hashlib.sha256(json.dumps([self.name, self.labels]).encode())
