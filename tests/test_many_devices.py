@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from gorp import _sketch
 from gorp.footprint import footprint
+from gorp.launch import leave_ranks
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -46,7 +47,7 @@ def replica(rank: int, folder: str) -> None:
         facts[form]["given"] = given[0]
     if rank == 0:
         torch.save(facts, Path(folder, "facts.pt"))
-    dist.destroy_process_group()
+    leave_ranks()
 
 
 @pytest.mark.slow

@@ -13,8 +13,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 import gorp
 from gorp._ranks import MeanOverRanks, check_same_on_all_ranks, checksum, mean_over_ranks, rows_of_ranks
+from gorp._shards import whole
 from gorp._sketch import GRAM_WIDTH, sketch_over_ranks, sketched_rows
 from gorp.errors import GorpError
+from gorp.launch import leave_ranks
 
 RANKS, STEPS, ROWS = 2, 50, 6
 MEMORIES = ("sketch", "first_moment", "weighted_features")
@@ -78,6 +80,24 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 
 
+#: What may be spread over ranks: shared unevenly, of one row, so that the second has none, and as no message can be.
+SPREAD = {
+    "uneven": torch.arange(15.0).view(3, 5),
+    "one row": torch.tensor([1.5], dtype=torch.bfloat16),
+    "deep": torch.arange(24, dtype=torch.int16).view(4, 2, 3) - 12,
+}
+
+
+def spread(tensor: Tensor, rank: int) -> Tensor:
+    """As FSDP2 spreads it."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import DTensor, Shard
+
+    each = -(-len(tensor) // RANKS)
+    own, mesh = tensor[rank * each : (rank + 1) * each], init_device_mesh("cpu", (RANKS,))
+    return DTensor.from_local(own, mesh, [Shard(0)], run_check=False, shape=tensor.shape, stride=tensor.stride())
+
+
 def replica(rank: int, folder: str) -> None:
     """All that two processes do in these tests, for they take long to start."""
     torch.set_num_threads(1)
@@ -93,6 +113,8 @@ def replica(rank: int, folder: str) -> None:
         "gram": sketch_over_ranks(rows.mT @ rows),
         "wide": sketched_rows(sketch_over_ranks(wide)),
         "product": MeanOverRanks(matrix).mT @ torch.eye(2),
+        "no rows": rows_of_ranks(rows[:0]),
+        "whole": {name: whole(spread(tensor, rank)) for name, tensor in SPREAD.items()},
     }
     check_same_on_all_ranks({"one": torch.ones(3), "two": torch.tensor([-0.5, torch.inf]).bfloat16()})
     try:
@@ -100,7 +122,7 @@ def replica(rank: int, folder: str) -> None:
     except GorpError as error:
         found["error"] = str(error)
     torch.save(found, Path(folder, f"rank-{rank}.pt"))
-    dist.destroy_process_group()
+    leave_ranks()
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +168,9 @@ def test_parts(of_ranks: list[dict[str, Any]]) -> None:
         assert parts["gram"].equal(torch.full((5, 5), (1 + 2 * 4) / 2))
         assert parts["wide"].square().sum(dim=0)[:3].tolist() == pytest.approx([0.5, 4.0, 0.0])
         assert parts["product"].equal(torch.arange(6.0).view(2, 3).mT * 1.5)
+        assert [rows.shape for rows in parts["no rows"]] == [(0, 5)] * RANKS
+        for name, tensor in SPREAD.items():
+            torch.testing.assert_close(parts["whole"][name], tensor, rtol=0, atol=0)
         assert found["error"].startswith("two is not the same on all 2 ranks; accepted: replicas that average")
 
 

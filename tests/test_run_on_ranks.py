@@ -14,7 +14,7 @@ import torch.distributed as dist
 from gorp._ranks import average_gradients, of_all_ranks, on_first_rank
 from gorp.backbones import load_backbone
 from gorp.errors import GorpError, InputError
-from gorp.launch import join_ranks
+from gorp.launch import join_ranks, leave_ranks
 from gorp.progress import SilentProgress
 from gorp.report.record import RunRecord
 from gorp.run import run_stream
@@ -112,7 +112,7 @@ def replica(rank: int, port: int, models: Path, stream: Path, out: Path) -> None
     average_gradients([first, second, third])
     parts["gradients"] = [None if p.grad is None else p.grad.tolist() for p in (first, second, third)]
     torch.save(parts, out / f"rank-{rank}.pt")
-    dist.destroy_process_group()
+    leave_ranks()
 
 
 def fail(out: Path, rank: int, failing: int) -> None:

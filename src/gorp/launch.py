@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import torch
 import torch.distributed as dist
@@ -15,6 +16,11 @@ _REFUSED = {
     "space can be found",
     "fsdp": "accelerate's own FSDP would shard the factors, cores and bases that every rank needs whole",
 }
+
+
+#: Seconds in which gloo's threads let go of the last messages' tensors. They need the interpreter for it, and abort a
+#: process whose interpreter is ending; where weights are spread, torch keeps these threads for as long as the process.
+_LETTING_GO = 0.1
 
 
 def join_ranks() -> torch.device:
@@ -46,3 +52,4 @@ def leave_ranks() -> None:
     """Part, everything being done; not after an error, for others may wait for a message still."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+        time.sleep(_LETTING_GO)
