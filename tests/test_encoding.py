@@ -48,6 +48,12 @@ def test_a_padding_token_that_the_model_lacks_is_not_used(backbone):
     assert Encoder(backbone.model, backbone.tokenizer).pad == backbone.tokenizer.eos_token_id
 
 
+def test_free_answers_that_are_cut_are_told(encoder):
+    answers = [Example("a", "red " * words, (0, 0)) for words in (3, 4, 6)]
+    label = Example("a", "red red red red", (0, 0), options=("red red red red",))
+    assert encoder.cut_answers(Task("t", [*answers, label], [], answers)) == [5, 7]
+
+
 def test_labels_that_would_be_cut_are_refused(encoder):
     whole = Example("a", "red red red", (0, 0), options=("red red red", "red"))
     encoder.check(Task("t", [whole], [], []))

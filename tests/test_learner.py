@@ -10,6 +10,7 @@ from gorp import ContinualLearner, evaluation
 from gorp.backbones import load_backbone
 from gorp.checkpoint import save_tensors
 from gorp.errors import GorpError, InputError
+from gorp.progress import LineProgress
 from gorp.report.record import RunRecord
 from gorp.run import run_stream
 from gorp.run_config import RunConfig
@@ -308,6 +309,20 @@ def test_a_task_that_is_refused_is_not_remembered(tiny_models, tiny_stream, tmp_
     again.learn(tasks[1])
     again.learn(tasks[2])
     assert again.record.tasks == ["colour", "animal", "act"]
+
+
+def test_answers_that_are_cut_are_warned_of_once(tiny_models, tiny_stream, tmp_path, capsys):
+    training = {"epochs": 1, "max_target_length": 3, "batch_size": 2}
+    config = settings(tiny_models, tiny_stream, method="seq-lora", training=training)
+    rows = [Example("a", answer, (0, 0)) for answer in ("red", "red green", "red green blue", "red red red red")]
+    for _ in range(2):
+        run_stream(config, tmp_path, [Task("free", rows, [], rows)], progress=LineProgress())
+    assert (
+        capsys.readouterr().err.count(
+            "task 'free': 2 of 4 answers take more than training.max_target_length = 3 tokens, up to 5"
+        )
+        == 1
+    )
 
 
 def test_a_stream_goes_on_with_its_own_run_alone(tiny_models, tiny_stream, tmp_path):

@@ -100,6 +100,12 @@ class Encoder:
                     f"training.max_target_length = {self._max_target_length}; accepted: {length} or more"
                 )
 
+    def cut_answers(self, task: Task) -> list[int]:
+        """Tokens, with the end, of each free answer that a task trains on and that does not fit whole."""
+        free = (row for row in task.train if not row.options)
+        lengths = (len(self.answer_ids(row.answer, row)) + 1 for row in free)
+        return [length for length in lengths if length > self._max_target_length]
+
     def all_rows(self, task: Task) -> list[Row]:
         """`row` of every example of a task.
 

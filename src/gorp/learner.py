@@ -210,6 +210,12 @@ class ContinualLearner(Standing):
         measured = [] if self.tasks else list(unseen or ())
         for task in (*new, *(replace(task, train=[]) for task in measured)):
             self.encoder.check(task, self.method.virtual_tokens(len(self.tasks) + len(new)))
+            if cut := self.encoder.cut_answers(task):
+                self.progress.warning(
+                    f"task {task.name!r}: {len(cut)} of {len(task.train)} answers take more than "
+                    f"training.max_target_length = {self.config.training.max_target_length} tokens, up to {max(cut)}, "
+                    "and are learnt without their ends"
+                )
         scores = [self._score(task) if self.config.evaluation.each_stage == "all" else None for task in new]
         record = self.record.model_copy(deep=True)
         record.finished = False
