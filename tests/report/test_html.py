@@ -149,6 +149,7 @@ def test_a_leak_is_flagged_on_top(make_record: MakeRecord) -> None:
 def test_the_page_goes_into_the_run_folder(make_record: MakeRecord, tmp_path: Path) -> None:
     assert write_report([make_record(1)], tmp_path) == tmp_path / "report.html"
     assert write_report([make_record(1)], tmp_path / "new" / "page.html").exists()
+    assert write_report([make_record(1)], tmp_path / "other") == tmp_path / "other" / "report.html"
 
 
 def test_a_browser_shows_the_matrix(make_record: MakeRecord, tmp_path: Path, dump_dom: Callable[..., str]) -> None:

@@ -128,9 +128,13 @@ def render_report(records: Sequence[RunRecord]) -> str:
 
 
 def write_report(records: Sequence[RunRecord], path: str | os.PathLike[str]) -> Path:
-    """Write the page to a file, or to ``report.html`` in a folder, atomically; returns the file."""
+    """Write the page to a file, or to ``report.html`` in a folder, atomically; returns the file.
+
+    A name without an ending is a folder's, be it there or not.
+    """
     given = Path(path)
-    return write_text_atomically(given / REPORT_FILE if given.is_dir() else given, render_report(records))
+    is_folder = given.is_dir() or not (given.exists() or given.suffix)
+    return write_text_atomically(given / REPORT_FILE if is_folder else given, render_report(records))
 
 
 def _title(records: Sequence[RunRecord]) -> str:
