@@ -112,10 +112,11 @@ class Encoder:
         Raises:
             InputError: one does not fit; the message names the task.
         """
+        examples = task.rows
         try:
-            for example in task.rows:
+            for example in examples:
                 self.option_ids(example)
-            return self.rows(task.rows)
+            return self.rows(examples)
         except InputError as error:
             raise InputError(f"task {task.name!r}: {error}") from None
 

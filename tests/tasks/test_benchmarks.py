@@ -171,7 +171,7 @@ def test_the_real_rows(monkeypatch):
         assert len(task.train) == 60
         cut = [row.prompt[slice(*row.truncatable)] for row in task.train]
         assert all(cut) or name in ("WiC", "COPA")
-        for row in (*task.train, *task.validation, *task.test):
+        for row in task.rows:
             assert row.answer in task.labels
             kept = row.prompt[row.truncatable[1] :]
             assert kept.endswith("\nAnswer:")
